@@ -1,0 +1,1 @@
+"""kanglue: embed once, fit a thousand heads."""
