@@ -1,0 +1,76 @@
+"""What both command lines share: `--json` and `--debug` on every command, and errors as one line.
+
+A command is a plain function in a :class:`KanglueGroup`. It receives `as_json` besides its own options and hands its
+result to :func:`emit`. Exit status: 0 done, 1 a :class:`~pipeline.errors.KanglueError`, 2 wrong usage (click's own),
+130 interrupted.
+"""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from pipeline.errors import KanglueError
+
+__all__ = ["KanglueCommand", "KanglueGroup", "comma_separated", "emit"]
+
+
+class KanglueCommand(click.Command):
+    """A command with `--json` (passed on as `as_json`) and `--debug` (handled here).
+
+    `resumes` is the line that an interrupt prints; a command whose work is kept sets it to say so.
+    """
+
+    resumes = "interrupted: finished work is kept, and the same command goes on from there"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            click.Option(["--json", "as_json"], is_flag=True, help="Write one JSON document to standard output."),
+            click.Option(["--debug"], is_flag=True, help="Show a traceback when something fails."),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn errors into one line on standard error unless `--debug` was given."""
+        if ctx.params.pop("debug"):
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            _fail(self.resumes, 130)
+        except KanglueError as error:
+            _fail(f"error: {error}", 1)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            _fail(f"error: {what} (unexpected; --debug shows the traceback)", 1)
+
+
+class KanglueGroup(click.Group):
+    """A group whose commands are :class:`KanglueCommand`, listed in the order of their definition."""
+
+    command_class = KanglueCommand
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The commands as they stand in the source, which is the order of use."""
+        return list(self.commands)
+
+
+def comma_separated(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:  # noqa: ARG001
+    """A click callback: `a,b` becomes `("a", "b")`; nothing given stays `None`."""
+    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def emit(document: Any, as_json: bool, text: str | None = None) -> None:
+    """Write a command's result to standard output: `document` as JSON, or else `text` where there is any."""
+    if as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    elif text:
+        click.echo(text)
+
+
+def _fail(line: str, status: int) -> None:
+    click.echo(" ".join(line.split()), err=True)
+    sys.exit(status)
