@@ -18,7 +18,7 @@ class TsvFile:
     """Where one split lies in a folder of GLUE's own layout.
 
     `columns` names the columns of a file without a header line; `None` says that the first line names them.
-    `paths` are tried in order, relative to the data folder's parent of task folders.
+    `paths` are tried in order, relative to the folder that holds the tasks' folders.
     """
 
     paths: tuple[str, ...]
@@ -153,7 +153,11 @@ TASKS: dict[str, Task] = {
             folder="AX",
             columns={"text": "sentence1", "text_pair": "sentence2", "label": "label"},
             hub_columns={"text": "premise", "text_pair": "hypothesis", "label": "label"},
-            files={"test": TsvFile(("AX/AX.tsv", "AX/test.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv"))},
+            files={
+                "test": TsvFile(
+                    ("AX/AX.tsv", "AX/test.tsv", "AX/diagnostic.tsv", "diagnostic/diagnostic.tsv", "AX.tsv")
+                )
+            },
         ),
     )
 }  # fmt: skip
@@ -169,5 +173,5 @@ def task_named(name: str) -> Task:
 def own_task(name: str, labels: tuple[str, ...] | None, *, pair: bool) -> Task:
     """A task of the user's own; `labels` are its class names, `None` for regression."""
     if labels is None:
-        return Task(name, None, CORRELATIONS + ("rmse", "r2"), "pearson_spearmanr", pair)
+        return Task(name, None, (*CORRELATIONS, "rmse", "r2"), "pearson_spearmanr", pair)
     return Task(name, labels, ACCURACY, "accuracy", pair)

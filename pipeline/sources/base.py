@@ -2,20 +2,34 @@
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Protocol
 
+from pipeline.errors import UnknownNameError
 from pipeline.tasks import Task
 
-__all__ = ["Limited", "Row", "Scan", "Source", "scan"]
+__all__ = [
+    "Limited",
+    "Row",
+    "Scan",
+    "Source",
+    "check_counts",
+    "check_split",
+    "float32",
+    "no_label",
+    "scan",
+    "shortened",
+]
 
 
 class Row(NamedTuple):
     """One row of a split, in the task's own order.
 
-    `label` is a class number or a float; -1 (NaN for regression) where there is none. `text_pair` is `None` for
-    tasks of single sentences.
+    `label` is a class number or a float that float32 holds exactly; -1 (NaN for regression) where there is none.
+    `text_pair` is `None` for tasks of single sentences.
     """
 
     text: str
@@ -30,12 +44,21 @@ class Source(Protocol):
     or a folder's or file's last name.
     """
 
-    task: Task
-    description: str
+    @property
+    def task(self) -> Task:
+        """The task whose rows these are."""
+
+    @property
+    def description(self) -> str:
+        """Where the rows come from, in a word."""
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that this source has, in the task's order."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines that a person should be told (rows left out, splits drawn); complete once all rows were read."""
 
     def rows(self, split: str) -> Iterator[Row]:
         """A fresh stream of one split's rows; memory does not grow with the split. Raises `SourceError`."""
@@ -58,17 +81,26 @@ class Limited:
 
     @property
     def task(self) -> Task:
+        """The other source's task."""
         return self.source.task
 
     @property
     def description(self) -> str:
+        """The other source's description."""
         return self.source.description
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """The other source's splits."""
         return self.source.splits
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The other source's notes."""
+        return self.source.notes
+
     def rows(self, split: str) -> Iterator[Row]:
+        """At most `limit` rows of one split."""
         return itertools.islice(self.source.rows(split), self.limit)
 
 
@@ -88,3 +120,43 @@ def scan(source: Source) -> Scan:
             count += 1
         rows[split] = count
     return Scan(rows, digest.hexdigest())
+
+
+def check_counts(task: Task, rows: Mapping[str, int]) -> list[str]:
+    """One line for each split whose number of rows is not the task's own; none for tasks without official counts.
+
+    `rows` maps splits to the rows found, as `scan` counts them; splits that it leaves out are not missed.
+    """
+    return [
+        f"{task.name} {split}: expected {task.rows[split]} rows as GLUE's, found {found}; "
+        "figures from these rows do not compare with published ones"
+        for split, found in rows.items()
+        if task.rows.get(split, found) != found
+    ]
+
+
+def check_split(split: str, splits: tuple[str, ...]) -> None:
+    """Raise `UnknownNameError` unless `split` is one of `splits`."""
+    if split not in splits:
+        raise UnknownNameError("split", split, splits)
+
+
+def no_label(task: Task) -> int | float:
+    """The label of an unlabelled row: -1, or NaN for regression."""
+    return -1 if task.labels is not None else float("nan")
+
+
+def float32(value: float) -> float:
+    """The nearest float32, as a Python float: labels are stored so, and a hub's file holds them so.
+
+    Infinite where the value lies beyond float32's range.
+    """
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return inf if value > 0 else -inf
+
+
+def shortened(text: str, width: int = 60) -> str:
+    """The text's `repr`, cut to about `width` characters, for error messages of one line."""
+    return repr(text if len(text) <= width else text[:width] + "...")
