@@ -1,0 +1,1 @@
+"""Training: data, the step of a pack, the optimiser, the loop."""

@@ -1,0 +1,140 @@
+"""What a pack trains on: scaled features, targets, and each replicate's split and order of minibatches."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from pipeline.tasks import Task
+
+__all__ = ["FitData", "Replicate", "Scaling", "fit_scaling", "replicate"]
+
+#: One row in ten of the training split selects epochs and hyper-parameters in the clean protocol.
+SELECTION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How features are scaled; kept with every head. `shift` and `factor` are [inputs], float32."""
+
+    kind: str
+    shift: np.ndarray
+    factor: np.ndarray
+
+    def apply(self, features: np.ndarray) -> np.ndarray:
+        """Scaled features [rows, inputs], float32: (x - shift) * factor, through tanh if `kind` says so."""
+        if self.kind == "none":
+            return features
+        scaled = (features - self.shift) * self.factor
+        return np.tanh(scaled) if self.kind == "tanh" else scaled
+
+
+def fit_scaling(kind: str, features: np.ndarray) -> Scaling:
+    """Statistics of the training split's rows [rows, inputs] alone; a feature that does not vary is only centred."""
+    width = features.shape[1]
+    if kind == "none":
+        return Scaling(kind, np.zeros(width, np.float32), np.ones(width, np.float32))
+    wide = features.astype(np.float64)
+    spread = wide.std(0)
+    factor = np.divide(1, spread, out=np.ones(width), where=spread > 1e-12)
+    return Scaling(kind, wide.mean(0).astype(np.float32), factor.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class FitData:
+    """One task's features and labels, ready for packs.
+
+    `features` maps splits to scaled arrays [rows, inputs]; `labels` maps splits to class numbers or target values
+    [rows]. `train` holds labelled rows only. `reported` are the labelled splits besides `train`.
+    """
+
+    task: Task
+    fingerprint: str
+    features: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    scaling: Scaling
+
+    @property
+    def inputs(self) -> int:
+        """Width of the features."""
+        return self.features["train"].shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Classes, or 1 for regression."""
+        return 1 if self.task.labels is None else len(self.task.labels)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Labelled splits that metrics are reported on."""
+        return tuple(split for split in self.labels if split != "train")
+
+    @cached_property
+    def target_scale(self) -> tuple[float, float]:
+        """Mean and standard deviation of the training targets (regression trains on standardised targets)."""
+        if self.task.labels is not None:
+            return 0.0, 1.0
+        targets = self.labels["train"].astype(np.float64)
+        return float(targets.mean()), float(targets.std() or 1.0)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Training targets: class numbers int64 [rows], or standardised values float32 [rows]."""
+        if self.task.labels is not None:
+            return torch.from_numpy(self.labels["train"].astype(np.int64))
+        mean, spread = self.target_scale
+        return torch.from_numpy(((self.labels["train"] - mean) / spread).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """What a seed fixes, the same for every family and hyper-parameter.
+
+    `train` and `selection` are row numbers of the training split; with selection on the validation split itself
+    (protocol `published`), `selection` is `None`.
+    """
+
+    seed: int
+    train: np.ndarray
+    selection: np.ndarray | None
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The training rows in the order of one epoch (from 0)."""
+        return np.random.default_rng((self.seed, epoch, 1)).permutation(self.train)
+
+
+def _strata(data: FitData) -> np.ndarray:
+    """The stratum of every training row: its class, or the decile of its target for regression."""
+    labels = data.labels["train"]
+    if data.task.labels is not None:
+        return labels.astype(np.int64)
+    return np.searchsorted(np.quantile(labels, np.arange(0.1, 1, 0.1)), labels, side="right")
+
+
+def replicate(data: FitData, seed: int, protocol: str) -> Replicate:
+    """The replicate of a seed.
+
+    In the clean protocol a stratified tenth of the training rows is held out for selection: from each stratum a
+    tenth, rounded half up and at least one row where the stratum has two. Raises `ConfigError` where too few rows
+    are left.
+    """
+    rows = np.arange(len(data.labels["train"]))
+    if protocol == "published":
+        return Replicate(seed, rows, None)
+    strata = _strata(data)
+    generator = np.random.default_rng((seed, 0))
+    held = []
+    for stratum in np.unique(strata):
+        members = generator.permutation(rows[strata == stratum])
+        count = int(len(members) * SELECTION_SHARE + 0.5) or int(len(members) > 1)
+        held.append(members[:count])
+    selection = np.sort(np.concatenate(held))
+    train = np.setdiff1d(rows, selection)
+    if not len(selection) or not len(train):
+        raise ConfigError(
+            f"{data.task.name}: expected training rows enough to hold out a tenth, found {len(rows)}; embed more rows"
+        )
+    return Replicate(seed, train, selection)

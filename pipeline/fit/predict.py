@@ -1,0 +1,89 @@
+"""Whole-split outputs of all heads of a pack, and their metrics."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.fit.data import FitData
+from pipeline.fit.step import row_losses
+from pipeline.heads.network import LayerSpec, NetworkSpec, layer_tensors
+from pipeline.metrics import classification_metrics, regression_metrics
+
+__all__ = ["FirstLayer", "outputs", "split_loss", "split_metrics"]
+
+#: Numbers that one chunk of an evaluation may expand to, over all heads of the pack.
+CHUNK_NUMBERS = 1 << 24
+#: Share of free memory that a split's ready-made expansion may take.
+EXPANSION_SHARE = 0.25
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import os
+
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class FirstLayer:
+    """Rows of a split as the first layer takes them: the cache never changes, so neither does its expansion.
+
+    Without a norm in front, the whole split is expanded once where that fits into a share of free memory, and each
+    minibatch otherwise. With a norm, rows stay features.
+    """
+
+    def __init__(self, layer: LayerSpec, features: np.ndarray, device: torch.device) -> None:
+        self.layer = layer
+        self.features = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
+        self.ready: Tensor | None = None
+        size = len(features) * layer.features * 4
+        if not layer.normed and size <= EXPANSION_SHARE * _free_bytes(device):
+            self.ready = torch.empty(len(features), layer.features, device=device)
+            chunk = max(1, CHUNK_NUMBERS // layer.features)
+            for start in range(0, len(features), chunk):
+                rows = slice(start, start + chunk)
+                self.ready[rows] = layer.expand(self.features[rows])
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Rows [...] as the step's `x` [..., features or inputs]."""
+        if self.ready is not None:
+            return self.ready[rows]
+        return self.features[rows] if self.layer.normed else self.layer.expand(self.features[rows])
+
+
+@torch.no_grad()
+def outputs(network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLayer, rows: Tensor | None) -> Tensor:
+    """Outputs [heads, rows, classes] of every head on the same rows (all rows of the split for `None`)."""
+    heads = len(next(iter(tensors.values())))
+    device = source.features.device
+    rows = torch.arange(len(source), device=device) if rows is None else rows
+    first = network.layers[0]
+    widest = max(layer.features for layer in network.layers[0 if first.normed else 1 :] or network.layers)
+    chunk = max(1, CHUNK_NUMBERS // (heads * widest + first.features))
+    parts = []
+    for start in range(0, len(rows), chunk):
+        x = source.take(rows[start : start + chunk])
+        x = x.expand(heads, *x.shape)
+        for index, layer in enumerate(network.layers):
+            own = layer_tensors(tensors, index)
+            x = layer.linear(x, own) if index == 0 and not first.normed else layer.forward(x, own)
+        parts.append(x)
+    return torch.cat(parts, 1)
+
+
+def split_loss(found: Tensor, targets: Tensor) -> Tensor:
+    """Mean loss [heads] of outputs [heads, rows, classes] against targets [rows]."""
+    return row_losses(found, targets.expand(len(found), -1)).mean(1)
+
+
+def split_metrics(found: Tensor, labels: np.ndarray, data: FitData) -> dict[str, np.ndarray]:
+    """Every metric of the task's kind, each [heads], of outputs [heads, rows, classes] against labels [rows]."""
+    if data.task.labels is not None:
+        return classification_metrics(found.argmax(2).cpu().numpy(), labels.astype(np.int64), data.outputs)
+    mean, spread = data.target_scale
+    return regression_metrics(found.squeeze(2).cpu().numpy() * spread + mean, labels)

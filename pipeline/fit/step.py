@@ -1,0 +1,108 @@
+"""One training step of a pack: forward, loss, backward, update, written out layer by layer.
+
+The linear maps hold nearly all parameters, so their products are written by hand and go into buffers that exist; only
+the expansions between them, which are small, are left to autograd. The first layer's expansion needs no gradient, and
+where nothing trained stands in front of it, it is taken ready-made.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.fit.optimiser import PackedAdamW
+from pipeline.heads.network import LayerSpec, NetworkSpec, layer_tensors
+
+__all__ = ["TrainingStep", "row_losses"]
+
+
+def row_losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Loss of every row [heads, rows] of outputs [heads, rows, classes].
+
+    Cross-entropy for class numbers (int64), squared error for standardised values (float32).
+    """
+    if targets.dtype == torch.int64:
+        return functional.cross_entropy(outputs.transpose(1, 2), targets, reduction="none")
+    return (outputs.squeeze(2) - targets) ** 2
+
+
+def _output_gradient(outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Gradient of the weighted sum of `row_losses` by the outputs [heads, rows, classes]; `weights` is [rows]."""
+    if targets.dtype == torch.int64:
+        gradient = outputs.softmax(2)
+        gradient.scatter_add_(2, targets.unsqueeze(2), gradient.new_full((), -1.0).expand(*targets.shape, 1))
+    else:
+        gradient = 2 * (outputs - targets.unsqueeze(2))
+    return gradient * weights.unsqueeze(1)
+
+
+class TrainingStep:
+    """Forward, backward and update of all heads of a pack on one minibatch each."""
+
+    def __init__(self, network: NetworkSpec, tensors: dict[str, Tensor], optimiser: PackedAdamW) -> None:
+        """`tensors` are [heads, ...] and change in place."""
+        self.network, self.tensors, self.optimiser = network, tensors, optimiser
+        self._layers = [layer_tensors(tensors, index) for index in range(len(network.layers))]
+        self._gradients = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+
+    def gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses [heads] and the gradient of every tensor (in buffers that the next call overwrites).
+
+        `x` is the first layer's expansion [heads, rows, features], or the features [heads, rows, inputs] where the
+        first layer has a norm; `targets` [heads, rows]; `weights` [rows], each row's share of the loss.
+        """
+        seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        for index, layer in enumerate(self.network.layers):
+            tensors = self._layers[index]
+            if index == 0 and not layer.normed:
+                source = expansion = x
+            else:
+                source = x.detach().requires_grad_(index > 0)
+                with torch.enable_grad():
+                    norm = [tensors[name].detach().requires_grad_() for name in _norm_names(layer)]
+                    expansion = layer.expand(source, *norm)
+                source = (source, norm)
+            values = expansion.detach()
+            x = layer.linear(values, tensors)
+            seen.append((source, expansion, values))
+        losses = (row_losses(x, targets) * weights).sum(1)
+        delta = _output_gradient(x, targets, weights)
+        for index in reversed(range(len(seen))):
+            source, expansion, values = seen[index]
+            delta = self._layer_backward(index, source, expansion, values, delta)
+        return losses, self._gradients
+
+    def _layer_backward(self, index: int, source, expansion: Tensor, values: Tensor, delta: Tensor) -> Tensor | None:
+        """Write one layer's gradients; return the gradient by the layer's input, `None` at the first."""
+        layer, tensors = self.network.layers[index], self._layers[index]
+        out = {name: self._gradients[f"layers.{index}.{name}"] for name in tensors}
+        torch.bmm(values.transpose(1, 2), delta, out=out["weight"])
+        if layer.bias:
+            torch.sum(delta, 1, out=out["bias"])
+        if layer.scaler:
+            weight = tensors["weight"]
+            split, width = layer.inputs * layer.widths[0], layer.widths[0]
+            spline = out["weight"][:, :split].unflatten(1, (layer.inputs, width))
+            own = weight[:, :split].unflatten(1, (layer.inputs, width))
+            torch.sum(own * spline, 2, out=out["scaler"])
+            spline.mul_(tensors["scaler"].unsqueeze(2))
+        if not expansion.requires_grad:
+            return None
+        weight = layer.scaled(tensors["weight"], tensors["scaler"]) if layer.scaler else tensors["weight"]
+        inputs, norm = source
+        wanted = ([inputs] if inputs.requires_grad else []) + norm
+        found = list(torch.autograd.grad(expansion, wanted, torch.bmm(delta, weight.transpose(1, 2))))
+        below = found.pop(0) if inputs.requires_grad else None
+        for name, gradient in zip(_norm_names(layer), found, strict=True):
+            out[name].copy_(gradient)
+        return below
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, targets: Tensor, weights: Tensor, share: float) -> Tensor:
+        """Train on one minibatch; returns the losses [heads] before the update. Arguments as for `gradients`."""
+        losses, gradients = self.gradients(x, targets, weights)
+        self.optimiser.step(gradients, losses, share)
+        return losses
+
+
+def _norm_names(layer: LayerSpec) -> tuple[str, ...]:
+    return ("norm_scale", "norm_shift") if layer.normed else ()

@@ -1,0 +1,232 @@
+"""Train one pack: all heads of one shape on one task, each with its own replicate, rates and best epoch."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.fit.data import FitData, Replicate, replicate
+from pipeline.fit.optimiser import PackedAdamW
+from pipeline.fit.predict import FirstLayer, outputs, split_loss, split_metrics
+from pipeline.fit.step import TrainingStep
+from pipeline.hashing import hash_json
+from pipeline.heads.config import HeadConfig
+from pipeline.heads.cost import forward_flops, parameters
+from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.network import NetworkSpec
+from pipeline.heads.starts import Draw, as_torch_linear, stack
+from pipeline.metrics import metric_value
+
+__all__ = ["Outcome", "train_pack"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training gave for one head.
+
+    `epoch` (from 1) is the chosen one; `selection` and `metrics` are its metrics on the selection rows and, by split,
+    on the reported splits; `outputs` are its logits (or values in the task's units) [rows, classes] by split; `curve`
+    has one (training loss, selection loss, selection score) for every epoch. A head that diverged has its step
+    (from 0) in `diverged_at` and no metrics.
+    """
+
+    config: HeadConfig
+    network: NetworkSpec
+    epoch: int
+    selection: dict[str, float]
+    metrics: dict[str, dict[str, float]]
+    outputs: dict[str, np.ndarray]
+    curve: list[tuple[float, float, float]]
+    tensors: dict[str, Tensor]
+    parameters: int
+    flops: int
+    fit_seconds: float
+    diverged_at: int | None = None
+
+
+def _start(config: HeadConfig, network: NetworkSpec) -> dict[str, Tensor]:
+    """A head's first weights: decided by its seed, family and shapes, and by nothing else."""
+    shapes = {name: list(shape) for name, shape in network.shapes().items()}
+    name = hash_json({"seed": config.seed, "head": config.head, "starts": config.starts, "shapes": shapes})
+    draw = Draw(torch.Generator().manual_seed(int(name[:15], 16)))
+    rule = HEADS[config.head].package_start if config.starts == "package" else as_torch_linear
+    return {
+        f"layers.{index}.{name}": tensor
+        for index, layer in enumerate(network.layers)
+        for name, tensor in rule(layer, draw).items()
+    }
+
+
+@dataclass
+class _Best:
+    """The best epoch of every head so far, by selection score, ties by lower loss, then by earlier epoch."""
+
+    tensors: dict[str, Tensor]
+    score: np.ndarray
+    loss: np.ndarray
+    epoch: np.ndarray
+    selection: list[dict[str, float]]
+    curves: list[list[tuple[float, float, float]]] = field(default_factory=list)
+
+    def keep(self, heads: np.ndarray, current: dict[str, Tensor]) -> None:
+        """Copy the current tensors of some heads."""
+        if len(heads):
+            index = torch.from_numpy(heads).to(next(iter(current.values())).device)
+            for name, tensor in current.items():
+                self.tensors[name][index] = tensor[index]
+
+
+class _Pack:
+    """The state of one pack in training; heads are ordered by seed so that a replicate's heads are neighbours."""
+
+    def __init__(self, configs: Sequence[HeadConfig], data: FitData, device: torch.device) -> None:
+        self.configs, self.data, self.device = configs, data, device
+        self.shape = configs[0]
+        self.network = build_network(self.shape, data.inputs, data.outputs)
+        self.tensors = {
+            name: tensor.to(device)
+            for name, tensor in stack([_start(config, self.network) for config in configs]).items()
+        }
+        vectors = [
+            torch.tensor([getattr(config, name) for config in configs], dtype=torch.float32, device=device)
+            for name in ("lr", "weight_decay", "clip")
+        ]
+        self.optimiser = PackedAdamW(self.tensors, *vectors)
+        self.step = TrainingStep(self.network, self.tensors, self.optimiser)
+        self.train = FirstLayer(self.network.layers[0], data.features["train"], device)
+        self.targets = data.targets.to(device)
+        seeds = sorted({config.seed for config in configs})
+        self.replicates = [replicate(data, seed, self.shape.protocol) for seed in seeds]
+        self.replicate_of = torch.tensor([seeds.index(config.seed) for config in configs])
+        heads = len(configs)
+        self.best = _Best(
+            {name: tensor.clone() for name, tensor in self.tensors.items()},
+            np.full(heads, -np.inf), np.full(heads, np.inf), np.zeros(heads, np.int64), [{} for _ in configs],
+            [[] for _ in configs],
+        )  # fmt: skip
+
+    def run_epoch(self, epoch: int) -> np.ndarray:
+        """Train one epoch; returns the mean training loss of every head [heads]."""
+        rows, size = len(self.replicates[0].train), self.shape.batch_size
+        steps = -(-rows // size)
+        # The last minibatch is filled up with rows that weigh nothing, so that every step has the same shape.
+        order = np.zeros((len(self.replicates), steps * size), np.int64)
+        for place, one in zip(order, self.replicates, strict=True):
+            place[:rows] = one.order(epoch)
+        order = torch.from_numpy(order).view(-1, steps, size)[self.replicate_of].to(self.device)
+        weights = torch.full((size,), 1 / size, device=self.device)
+        last = rows - (steps - 1) * size
+        last_weights = (torch.arange(size, device=self.device) < last) / last
+        total = torch.zeros(len(self.configs), device=self.device)
+        all_steps = steps * self.shape.epochs
+        for step in range(steps):
+            batch = order[:, step]
+            share = 1 - (epoch * steps + step) / all_steps
+            weighted = last_weights if step == steps - 1 else weights
+            losses = self.step(self.train.take(batch), self.targets[batch], weighted, share)
+            total += losses * (last if step == steps - 1 else size)
+        return (total / rows).cpu().numpy()
+
+    def select(self, epoch: int, training_loss: np.ndarray, validation: FirstLayer | None) -> None:
+        """Score every head on its selection rows and keep those that improved."""
+        scores, losses = np.full(len(self.configs), np.nan), np.full(len(self.configs), np.nan)
+        found: list[dict[str, float]] = [{} for _ in self.configs]
+        for heads, one in self._groups(validation is not None):
+            tensors = {name: tensor[heads] for name, tensor in self.tensors.items()}
+            if validation is None:
+                rows = torch.from_numpy(one.selection).to(self.device)
+                values, targets = outputs(self.network, tensors, self.train, rows), self.targets[rows]
+                labels = self.data.labels["train"][one.selection]
+            else:
+                labels = self.data.labels[self.data.reported[0]]
+                values, targets = outputs(self.network, tensors, validation, None), self._targets_of(labels)
+            metrics = split_metrics(values, labels, self.data)
+            losses[heads] = split_loss(values, targets).cpu().numpy()
+            scores[heads] = metric_value(metrics, self.data.task.main_metric)
+            for place, head in enumerate(range(heads.start, heads.stop)):
+                found[head] = {name: float(value[place]) for name, value in metrics.items()}
+        best = self.best
+        sound = (self.optimiser.diverged_at < 0).cpu().numpy() & np.isfinite(losses)
+        better = sound & ((scores > best.score) | ((scores == best.score) & (losses < best.loss)))
+        best.score[better], best.loss[better], best.epoch[better] = scores[better], losses[better], epoch + 1
+        for head in np.flatnonzero(better):
+            best.selection[head] = found[head]
+        for head in np.flatnonzero(sound):
+            best.curves[head].append((float(training_loss[head]), float(losses[head]), float(scores[head])))
+        best.keep(np.flatnonzero(better), self.tensors)
+
+    def _targets_of(self, labels: np.ndarray) -> Tensor:
+        if self.data.task.labels is not None:
+            return torch.from_numpy(labels.astype(np.int64)).to(self.device)
+        mean, spread = self.data.target_scale
+        return torch.from_numpy(((labels - mean) / spread).astype(np.float32)).to(self.device)
+
+    def _groups(self, shared: bool) -> list[tuple[slice, Replicate]]:
+        """Heads that are scored on the same rows."""
+        if shared:
+            return [(slice(0, len(self.configs)), self.replicates[0])]
+        counts = torch.bincount(self.replicate_of, minlength=len(self.replicates)).tolist()
+        ends = np.cumsum(counts)
+        return [(slice(int(e - c), int(e)), r) for c, e, r in zip(counts, ends, self.replicates, strict=True)]
+
+    def outcomes(self, seconds: float) -> list[Outcome]:
+        """Final metrics and outputs of every head at its best epoch."""
+        data, mean_spread = self.data, self.data.target_scale
+        by_split = {}
+        for split in data.reported:
+            source = FirstLayer(self.network.layers[0], data.features[split], self.device)
+            values = outputs(self.network, self.best.tensors, source, None)
+            metrics = split_metrics(values, data.labels[split], data)
+            if data.task.labels is None:
+                values = values * mean_spread[1] + mean_spread[0]
+            by_split[split] = (metrics, values.cpu().numpy())
+        diverged = self.optimiser.diverged_at.tolist()
+        tensors = {name: tensor.cpu() for name, tensor in self.best.tensors.items()}
+        done = []
+        for head, config in enumerate(self.configs):
+            failed = diverged[head] >= 0
+            metrics = {split: {n: float(v[head]) for n, v in found.items()} for split, (found, _) in by_split.items()}
+            done.append(
+                Outcome(
+                    config=config,
+                    network=self.network,
+                    epoch=int(self.best.epoch[head]),
+                    selection={} if failed else self.best.selection[head],
+                    metrics={} if failed else metrics,
+                    outputs={} if failed else {split: values[head] for split, (_, values) in by_split.items()},
+                    curve=self.best.curves[head],
+                    tensors={name: tensor[head].clone() for name, tensor in tensors.items()},
+                    parameters=parameters(self.network),
+                    flops=forward_flops(self.network),
+                    fit_seconds=seconds / len(self.configs),
+                    diverged_at=diverged[head] if failed else None,
+                )
+            )
+        return done
+
+
+def train_pack(
+    configs: Sequence[HeadConfig],
+    data: FitData,
+    device: torch.device,
+    on_epoch: Callable[[], None] = lambda: None,
+) -> list[Outcome]:
+    """Train heads of one shape together; returns their outcomes in the order given.
+
+    All configurations must agree in everything but seed, lr, weight_decay and clip. `on_epoch` is called after every
+    epoch. A single head is a pack of one.
+    """
+    order = sorted(range(len(configs)), key=lambda head: configs[head].seed)
+    begin = time.perf_counter()
+    pack = _Pack([configs[head] for head in order], data, device)
+    validation = None
+    if pack.shape.protocol == "published":
+        validation = FirstLayer(pack.network.layers[0], data.features[data.reported[0]], device)
+    for epoch in range(pack.shape.epochs):
+        pack.select(epoch, pack.run_epoch(epoch), validation)
+        on_epoch()
+    done = pack.outcomes(time.perf_counter() - begin)
+    return [done[order.index(head)] for head in range(len(configs))]

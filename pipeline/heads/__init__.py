@@ -1,0 +1,1 @@
+"""Heads: bases, networks, families, starts and costs."""

@@ -1,0 +1,85 @@
+"""The whole resolved configuration of one head, and the protocols that supply its defaults."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from pipeline.errors import ConfigError
+from pipeline.hashing import hash_json
+
+__all__ = ["CLEAN_RANGE", "FEATURES", "PROTOCOLS", "SCALES", "HeadConfig", "identity"]
+
+FEATURES = ("pooled", "cls", "mean", "weight", "reduced")
+SCALES = ("none", "standard", "tanh")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """One head: its family and shape, its data, its training; every default is resolved.
+
+    An option that the family does not use (see `Family.options`) is `None`, so that it cannot tell two equal heads
+    apart.
+    """
+
+    head: str
+    protocol: Literal["clean", "published"]
+    seed: int
+    features: str
+    scale: Literal["none", "standard", "tanh"]
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    clip: float
+    starts: Literal["project", "package"]
+    hidden: tuple[int, ...] | None = None
+    activation: str | None = None
+    grid: int | None = None
+    order: int | None = None
+    centres: int | None = None
+    grid_range: tuple[float, float] | None = None
+    sharpness: float | None = None
+    spline_scaler: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The options that count for this family, as plain JSON."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if value is not None
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "HeadConfig":
+        """The reverse of `to_json`; an option it does not know is a `ConfigError`."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(document) - known):
+            raise ConfigError(f"this head's configuration has {', '.join(unknown)}: made by a later version of kanglue")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in document.items()})
+
+
+_SHARED: dict[str, Any] = {
+    "lr": 2e-3, "weight_decay": 0.01, "clip": 1.0, "hidden": (64,), "activation": "relu", "grid": 5, "order": 3,
+    "centres": 8, "sharpness": 1.0,
+}  # fmt: skip
+
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "clean": _SHARED
+    | {"epochs": 20, "batch_size": 64, "scale": "standard", "spline_scaler": False, "starts": "project"},
+    "published": _SHARED | {"epochs": 10, "batch_size": 4, "scale": "none", "spline_scaler": True, "starts": "package"},
+}
+
+#: `clean` standardises features, so one range suits every basis; `published` keeps each package's own.
+CLEAN_RANGE = (-3.0, 3.0)
+
+
+def identity(config: HeadConfig, fingerprint: str) -> str:
+    """A head's name: 16 hexadecimal digits of the hash of its cache's fingerprint and its configuration.
+
+    An option that is added to `HeadConfig` later must enter here only where it differs from its default.
+    """
+    document = config.to_json()
+    if math.isinf(config.clip):
+        document["clip"] = "inf"  # JSON has no infinity
+    return hash_json({"fingerprint": fingerprint, "config": document})[:16]

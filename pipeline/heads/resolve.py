@@ -1,0 +1,73 @@
+"""From what a user asked for to a head's whole configuration: protocol defaults, then options, then checks."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.heads.config import CLEAN_RANGE, FEATURES, PROTOCOLS, SCALES, HeadConfig
+from pipeline.heads.families import ACTIVATIONS, HEADS
+
+__all__ = ["resolve"]
+
+
+def resolve(
+    head: str, *, seed: int, features: str, protocol: str = "clean", options: Mapping[str, Any] | None = None
+) -> HeadConfig:
+    """A head's full configuration from its family, a protocol and the options that a user set.
+
+    Options whose value is `None` count as not set; those that the family does not use are dropped. Raises
+    `UnknownNameError` for an unknown family, feature or protocol and `ConfigError` for a value out of range.
+    """
+    if head not in HEADS:
+        raise UnknownNameError("head", head, tuple(HEADS))
+    if protocol not in PROTOCOLS:
+        raise UnknownNameError("protocol", protocol, tuple(PROTOCOLS))
+    if features not in FEATURES:
+        raise UnknownNameError("feature", features, FEATURES)
+    family = HEADS[head]
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    if unknown := sorted(set(given) - {field.name for field in fields(HeadConfig)}):
+        raise UnknownNameError("option", unknown[0], tuple(field.name for field in fields(HeadConfig)))
+    defaults = PROTOCOLS[protocol] | {"grid_range": CLEAN_RANGE if protocol == "clean" else family.package_range}
+    values = defaults | given
+    always = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
+    chosen = {name: values[name] for name in (*always, *family.options)}
+    for name in ("hidden", "grid_range"):
+        if chosen.get(name) is not None:
+            chosen[name] = tuple(chosen[name])
+    config = HeadConfig(head=head, protocol=protocol, seed=int(seed), features=features, **chosen)
+    _check(config)
+    return config
+
+
+def _check(config: HeadConfig) -> None:
+    """Raise `ConfigError` for the first option outside its range."""
+
+    def need(holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag}: expected {expected}, found {getattr(config, name)!r}")
+
+    need(config.seed >= 0, "seed", "a whole number of at least 0")
+    need(config.epochs >= 1, "epochs", "at least 1")
+    need(config.batch_size >= 1, "batch_size", "at least 1")
+    need(0 < config.lr < math.inf, "lr", "a number above 0")
+    need(0 <= config.weight_decay < math.inf, "weight_decay", "a number of at least 0")
+    need(config.clip > 0, "clip", "a number above 0 (inf switches clipping off)")
+    need(config.scale in SCALES, "scale", f"one of {', '.join(SCALES)}")
+    need(config.starts in ("project", "package"), "starts", "project or package")
+    if config.hidden is not None:
+        need(all(width >= 1 for width in config.hidden), "hidden", "widths of at least 1")
+    if config.activation is not None:
+        need(config.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}")
+    if config.grid is not None:
+        need(config.grid >= 1, "grid", "at least 1 interval")
+    if config.order is not None:
+        need(1 <= config.order <= 5, "order", "a spline order from 1 to 5")
+    if config.centres is not None:
+        need(config.centres >= 2, "centres", "at least 2")
+    if config.grid_range is not None:
+        low_high = len(config.grid_range) == 2 and config.grid_range[0] < config.grid_range[1]
+        need(low_high and all(map(math.isfinite, config.grid_range)), "grid_range", "two numbers, low,high")

@@ -1,0 +1,1 @@
+"""Sweeps: specification, packs, results."""
