@@ -1,0 +1,195 @@
+"""The HDF5 file format, as much of it as a finished cache needs, encoded by hand.
+
+A cache is written in one pass: chunks of data one after another, and the index (groups, headers, chunk addresses) last,
+so nothing that has been written is ever written again. Libraries keep the index up to date as they go, which is what
+makes a killed writer's file unreadable. Everything here is HDF5 1.10's format (superblock 3, object headers 2, layout 4,
+fixed-array chunk index), where the library checks every structure's checksum. All numbers are little-endian.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.store.checksum import lookup3
+
+__all__ = ["REFERENCE", "SUPERBLOCK_BYTES", "ChunkedDataset", "IndexBuilder", "heap_collections", "superblock"]
+
+SUPERBLOCK_BYTES = 48
+UNDEFINED = 0xFFFFFFFFFFFFFFFF
+#: A string as a row of a dataset holds it: length in bytes, address of its heap collection, number in the collection.
+REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
+_HEAP_BYTES = 1 << 16
+_HEAP_OBJECTS = 60_000
+
+_INT64 = bytes.fromhex("10080000 08000000 0000 4000")
+_STRING = bytes.fromhex("19010100 10000000 10000000 01000000 0000 0800")
+_BOOLEAN = bytes.fromhex("38020000 01000000 10080000 01000000 0000 0800") + b"FALSE\0TRUE\0\0\1"
+_SCALAR = bytes.fromhex("02000000")
+_TYPES = {
+    "int32": bytes.fromhex("10080000 04000000 0000 2000"),
+    "int64": _INT64,
+    "float16": bytes.fromhex("11200f00 02000000 0000 1000 0a05000a 0f000000"),
+    "float32": bytes.fromhex("11201f00 04000000 0000 2000 17080017 7f000000"),
+    "float64": bytes.fromhex("11203f00 08000000 0000 4000 340b0034 ff030000"),
+    "string": _STRING,
+}
+
+
+@dataclass(frozen=True)
+class ChunkedDataset:
+    """A dataset whose chunks lie in the file already.
+
+    `dtype` is a numpy name or `string`; `chunks` are byte addresses in row order, each chunk `chunk_rows` whole rows
+    (the last one padded), followed by its Fletcher-32 unless the dtype is `string`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    chunk_rows: int
+    chunks: Sequence[int]
+    attributes: Mapping[str, Any]
+
+
+def superblock(root: int, end: int) -> bytes:
+    """The first 48 bytes of a file whose root group's header lies at `root` and which is `end` bytes long."""
+    body = b"\x89HDF\r\n\x1a\n" + struct.pack("<4B4Q", 3, 8, 8, 0, 0, UNDEFINED, end, root)
+    return body + struct.pack("<I", lookup3(body))
+
+
+def heap_collections(strings: Sequence[bytes], address: int) -> tuple[bytes, np.ndarray]:
+    """Heap collections that hold `strings`, the first of them at `address`, and the references [n] to put in rows."""
+    references = np.zeros(len(strings), REFERENCE)
+    out: list[bytes] = []
+    objects: list[bytes] = []
+    size = 16
+
+    def close() -> None:
+        nonlocal address, size
+        if not objects:
+            return
+        if size < 4096:  # the library's smallest collection; the rest is one free object, or too small to be one
+            room = 4096 - size
+            objects.append((struct.pack("<HHIQ", 0, 0, 0, room) if room >= 16 else b"").ljust(room, b"\0"))
+            size = 4096
+        out.append(b"GCOL" + struct.pack("<IQ", 1, size) + b"".join(objects))
+        address += size
+        objects.clear()
+        size = 16
+
+    for row, text in enumerate(strings):
+        if not text:
+            continue
+        objects.append(struct.pack("<HHIQ", len(objects) + 1, 0, 0, len(text)) + text + bytes(-len(text) % 8))
+        references[row] = (len(text), address, len(objects))
+        size += len(objects[-1])
+        if size >= _HEAP_BYTES or len(objects) >= _HEAP_OBJECTS:
+            close()
+    close()
+    return b"".join(out), references
+
+
+class IndexBuilder:
+    """Collects the index that goes behind the data: call `group` and `dataset` depth first, then `close` with the root.
+
+    `address` is where the index will begin in the file; `bytes` is what has been collected.
+    """
+
+    def __init__(self, address: int) -> None:
+        self._address, self._parts = address, bytearray()
+
+    @property
+    def bytes(self) -> bytes:
+        """The index so far."""
+        return bytes(self._parts)
+
+    @property
+    def end(self) -> int:
+        """Address behind the last byte so far."""
+        return self._address + len(self._parts)
+
+    def _put(self, data: bytes) -> int:
+        address = self.end
+        self._parts += data
+        return address
+
+    def dataset(self, dataset: ChunkedDataset) -> int:
+        """Add a dataset's chunk index and header; returns the header's address."""
+        kind = _TYPES[dataset.dtype]
+        item = struct.unpack_from("<I", kind, 4)[0]
+        rank = len(dataset.shape)
+        space = struct.pack(f"<4B{rank}Q", 2, rank, 0, 1, *dataset.shape)
+        messages = [(0x01, space, 0), (0x03, kind, 1)]
+        if not dataset.chunks:
+            messages += [(0x05, b"\3\x0a", 1), (0x08, struct.pack("<BBQQ", 4, 1, UNDEFINED, 0), 0)]
+        else:
+            checked = dataset.dtype != "string"
+            chunk = (dataset.chunk_rows, *dataset.shape[1:], item)
+            index, page_bits = self._fixed_array(dataset.chunks, int(np.prod(chunk, dtype=np.int64)), checked)
+            width = (max(chunk).bit_length() + 7) // 8  # the library wants exactly the width that the largest needs
+            layout = struct.pack("<5B", 4, 2, 0, rank + 1, width)
+            layout += b"".join(extent.to_bytes(width, "little") for extent in chunk)
+            layout += struct.pack("<BBQ", 3, page_bits, index)
+            messages += [(0x05, b"\3\x0b" if checked else b"\3\3", 1), (0x08, layout, 0)]
+            if checked:  # Fletcher-32 is filter 3
+                messages.append((0x0B, struct.pack("<BBHHH", 2, 1, 3, 0, 0), 1))
+        return self._header(messages, dataset.attributes)
+
+    def _fixed_array(self, chunks: Sequence[int], chunk_bytes: int, checked: bool) -> tuple[int, int]:
+        """A fixed-array chunk index in one page; returns its address and the page's size in bits."""
+        table = np.zeros(len(chunks), [("address", "<u8")])
+        page_bits = max(10, len(chunks).bit_length())
+        if checked:  # the library derives the width of a filtered chunk's size from the unfiltered size
+            width = min(8, 1 + (chunk_bytes.bit_length() + 7) // 8)
+            table = np.zeros(len(chunks), [("address", "<u8"), ("size", "u1", width), ("mask", "<u4")])
+            table["size"] = np.frombuffer((chunk_bytes + 4).to_bytes(width, "little"), np.uint8)
+        table["address"] = chunks
+        header_address = self.end
+        header = b"FAHD" + struct.pack(
+            "<4BQQ", 0, int(checked), table.dtype.itemsize, page_bits, len(chunks), header_address + 28
+        )
+        block = b"FADB" + struct.pack("<BBQ", 0, int(checked), header_address) + table.tobytes()
+        self._put(header + struct.pack("<I", lookup3(header)))
+        self._put(block + struct.pack("<I", lookup3(block)))
+        return header_address, page_bits
+
+    def group(self, members: Mapping[str, int], attributes: Mapping[str, Any]) -> int:
+        """Add a group of named header addresses; returns its own header's address."""
+        messages = [(0x02, b"\0\0" + b"\xff" * 16, 0), (0x0A, b"\0\0", 1)]
+        for name, address in members.items():
+            encoded = name.encode()
+            messages.append(
+                (0x06, struct.pack("<BBBB", 1, 0x10, 1, len(encoded)) + encoded + struct.pack("<Q", address), 0)
+            )
+        return self._header(messages, attributes)
+
+    def _header(self, messages: list[tuple[int, bytes, int]], attributes: Mapping[str, Any]) -> int:
+        encoded = self._attributes(attributes)
+        if encoded:
+            messages = [*messages, (0x15, b"\0\0" + b"\xff" * 16, 4), *encoded]
+        body = b"".join(struct.pack("<BHB", kind, len(data), flags) + data for kind, data, flags in messages)
+        header = b"OHDR" + struct.pack("<BBI", 2, 2, len(body)) + body
+        return self._put(header + struct.pack("<I", lookup3(header)))
+
+    def _attributes(self, attributes: Mapping[str, Any]) -> list[tuple[int, bytes, int]]:
+        """Attribute messages; the texts among them go to heap collections of the index."""
+        texts = {name: value.encode() for name, value in attributes.items() if isinstance(value, str)}
+        heap, references = heap_collections(list(texts.values()), self.end)
+        self._put(heap)
+        by_name = dict(zip(texts, references, strict=True))
+        messages = []
+        for name, value in attributes.items():
+            if name in by_name:
+                kind, data = _STRING, by_name[name].tobytes()
+            elif isinstance(value, bool):
+                kind, data = _BOOLEAN, bytes([value])
+            elif isinstance(value, int):
+                kind, data = _INT64, struct.pack("<q", value)
+            else:
+                kind, data = _TYPES["float64"], struct.pack("<d", value)
+            label = name.encode() + b"\0"
+            sizes = struct.pack("<BBHHHB", 3, 0, len(label), len(kind), len(_SCALAR), 1)
+            messages.append((0x0C, sizes + label + kind + _SCALAR + data, 0))
+        return messages

@@ -1,0 +1,135 @@
+"""The lock and the journal of a half-written cache.
+
+Both lie in a hidden work folder beside the file that is being made: `.mrpc.h5.partial/` for `mrpc.h5`, with `data.h5`
+(what will become the file), `journal` and `lock`. The journal is an append-only list of records; a record counts when
+it is whole, and what follows the last whole one is cut off.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import CacheError
+
+__all__ = ["Journal", "Lock", "read_journal", "remove_work", "sync_folder", "work_folder"]
+
+_MAGIC = b"KGJ1"
+_HEAD = struct.Struct("<4sIQ")
+
+
+def work_folder(path: Path) -> Path:
+    """Where the work on `path` lies until it is finished."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_work(folder: Path) -> None:
+    """Remove a work folder whose lock is held; the lock file goes last, and with it the claim."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name != "lock":
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    (folder / "lock").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # another process may have made its own lock file in the meantime
+        folder.rmdir()
+
+
+class Lock:
+    """An exclusive lock on a work folder, made if it is not there; the kernel releases it when the process ends.
+
+    Raises `CacheError`, which names the process, if another one holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / "lock"
+            try:
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:  # its last holder has just removed the folder
+                continue
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+                os.close(self._descriptor)
+                raise CacheError(
+                    f"{folder}: expected to be the only writer, found it locked by {holder}; wait until that has ended"
+                ) from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._descriptor), path.stat()):
+                    break
+            os.close(self._descriptor)  # removed between opening and locking: what we hold locks nothing
+        os.ftruncate(self._descriptor, 0)
+        with contextlib.suppress(OSError):  # a full disk must not stop a process that only wants to resume or read
+            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _record(header: dict[str, Any], payload: bytes) -> bytes:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    body = _HEAD.pack(_MAGIC, len(text), len(payload)) + text + payload
+    return body + hashlib.sha256(body).digest()
+
+
+def read_journal(path: Path) -> tuple[list[tuple[dict[str, Any], bytes]], int]:
+    """The whole records (header, payload) of a journal, and the number of bytes they take."""
+    records: list[tuple[dict[str, Any], bytes]] = []
+    end = 0
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return records, end
+    while len(data) - end >= _HEAD.size:
+        magic, text, payload = _HEAD.unpack_from(data, end)
+        body = _HEAD.size + text + payload
+        if magic != _MAGIC or len(data) - end < body + 32:
+            break
+        if hashlib.sha256(memoryview(data)[end : end + body]).digest() != data[end + body : end + body + 32]:
+            break
+        start = end + _HEAD.size
+        records.append((json.loads(data[start : start + text]), data[start + text : end + body]))
+        end += body + 32
+    return records, end
+
+
+class Journal:
+    """The journal of a work folder, open for appending; use `read_journal` first and give the length of what it read."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._end = length
+        os.ftruncate(self._descriptor, length)
+
+    def append(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        """Add a record; when this returns it is on the disk."""
+        data = memoryview(_record(header, payload))
+        position = self._end
+        while data:
+            written = os.pwrite(self._descriptor, data, position)
+            position, data = position + written, data[written:]
+        os.fdatasync(self._descriptor)
+        self._end = position
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)

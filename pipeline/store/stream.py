@@ -1,0 +1,237 @@
+"""Datasets that grow: chunks go to the end of the file, what does not fill a chunk waits in memory.
+
+A stream is one dataset of one split. `pack` takes rows and returns the finished chunks as pieces of memory to be written
+at a known address; nothing here reads the file back except `rehash`, after an interruption.
+"""
+
+import contextlib
+import hashlib
+import os
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import CacheError
+from pipeline.store.checksum import fletcher32, is_finite
+from pipeline.store.hdf5 import REFERENCE, SUPERBLOCK_BYTES, heap_collections
+
+__all__ = ["DataFile", "Stream", "StreamSpec", "chunk_rows", "disk_errors"]
+
+_IOV_MAX = 512
+
+
+@contextlib.contextmanager
+def disk_errors(where: os.PathLike[str]) -> Iterator[None]:
+    """What the operating system says of a disk (full, too large, not allowed) as a `CacheError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"{where}: cannot write ({error.strerror or error}); make room and run the same command again: "
+            "it goes on from the last block"
+        ) from error
+
+
+def chunk_rows(row_bytes: int, chunk_bytes: int) -> int:
+    """Rows of a chunk: the largest power of two that keeps a chunk within `chunk_bytes`, at least 1.
+
+    Powers of two divide the block, so that all datasets but the ragged one end each block at a chunk's end.
+    """
+    return 1 << max(0, (chunk_bytes // row_bytes).bit_length() - 1)
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What a stream is made of: `path` in the file, `dtype` (numpy's name or `string`), shape of a row, rows a chunk.
+
+    `rows` is how many there will be; `None` for the tokens of a ragged dataset, known at the end only.
+    """
+
+    path: str
+    dtype: str
+    row: tuple[int, ...]
+    chunk: int
+    rows: int | None
+    embedding: bool = False
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """Dtype of a row in memory and in the file (a string is a reference to its bytes)."""
+        return REFERENCE if self.dtype == "string" else np.dtype(self.dtype).newbyteorder("<")
+
+
+@dataclass
+class Stream:
+    """A stream's state: rows so far, addresses of its chunks, rows that wait, running SHA-256."""
+
+    spec: StreamSpec
+    done: int = 0
+    chunks: array = field(default_factory=lambda: array("Q"))
+    tail: np.ndarray = field(init=False)
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        self.tail = np.empty((0, *self.spec.row), self.spec.numpy_dtype)
+        self._sha = hashlib.sha256()
+
+    def hash(self, values: np.ndarray | list[bytes], *, last: bool) -> None:
+        """Add rows to the checksum (C-order bytes; of texts, UTF-8 with a zero byte behind each) and look for NaN."""
+        if isinstance(values, list):
+            self._sha.update(b"".join(text + b"\0" for text in values))
+        else:
+            if self.spec.embedding and values.size and not is_finite(values):
+                raise CacheError(
+                    f"{self.spec.path}: expected finite numbers, found NaN or infinity; nothing is kept of this block"
+                )
+            self._sha.update(values.reshape(-1).view(np.uint8).data)
+        if last:
+            self.digest = self._sha.hexdigest()
+
+    def pack(self, values: np.ndarray | list[bytes], address: int, *, last: bool) -> tuple[list[Any], int]:
+        """Pieces of memory to write at `address`, and the address behind them; `last` says that no rows will follow."""
+        pieces: list[Any] = []
+        if isinstance(values, list):
+            heap, values = heap_collections(values, address)
+            pieces.append(heap)
+            address += len(heap)
+        self.done += len(values)
+        size = self.spec.chunk
+        if len(self.tail):
+            need = size - len(self.tail)
+            self.tail = np.concatenate([self.tail, values[:need]])
+            values = values[need:]
+            if len(self.tail) == size:
+                address = self._chunk(self.tail, address, pieces)
+                self.tail = self.tail[:0]
+        whole = len(values) - len(values) % size
+        for start in range(0, whole, size):
+            address = self._chunk(values[start : start + size], address, pieces)
+        if whole < len(values):
+            self.tail = values[whole:].copy()
+        if last and len(self.tail):
+            padded = np.zeros((size, *self.spec.row), self.spec.numpy_dtype)
+            padded[: len(self.tail)] = self.tail
+            address = self._chunk(padded, address, pieces)
+            self.tail = self.tail[:0]
+        return pieces, address
+
+    def _chunk(self, rows: np.ndarray, address: int, pieces: list[Any]) -> int:
+        data = rows.reshape(-1).view(np.uint8).data
+        self.chunks.append(address)
+        pieces.append(data)
+        if self.spec.dtype == "string":
+            return address + len(data)
+        pieces.append(struct.pack("<I", fletcher32(rows)))
+        return address + len(data) + 4
+
+    def state(self, known_chunks: int) -> dict[str, Any]:
+        """What a journal record says of this stream: all of it but the chunks that earlier records have named."""
+        return {
+            "done": self.done,
+            "chunks": self.chunks[known_chunks:].tolist(),
+            "tail": self.tail.nbytes,
+            "digest": self.digest,
+        }
+
+    def restore(self, state: dict[str, Any], tail: bytes) -> None:
+        """Apply a record that `state` made."""
+        self.done, self.digest = state["done"], state["digest"]
+        self.chunks.extend(state["chunks"])
+        self.tail = np.frombuffer(tail, self.spec.numpy_dtype).reshape(-1, *self.spec.row)
+
+    def rehash(self, file: "DataFile") -> None:
+        """Bring the running checksum to where the stream is by reading its chunks; a damaged one is a `CacheError`."""
+        if self.digest is not None:
+            return
+        dtype, width = self.spec.numpy_dtype, int(np.prod(self.spec.row, dtype=np.int64))
+        size = self.spec.chunk * width * dtype.itemsize
+        checked = self.spec.dtype != "string"
+        for address in self.chunks:
+            data = file.read(address, size + 4 * checked)
+            if checked and struct.pack("<I", fletcher32(data[:size])) != data[size:]:
+                raise CacheError(
+                    f"{self.spec.path}: expected the committed data, found a damaged chunk at byte {address}; "
+                    "start over with --force"
+                )
+            self._rehash_rows(np.frombuffer(data[:size], dtype), file)
+        self._rehash_rows(self.tail.reshape(-1), file)
+
+    def _rehash_rows(self, rows: np.ndarray, file: "DataFile") -> None:
+        if self.spec.dtype != "string":
+            self._sha.update(rows.view(np.uint8).data)
+            return
+        self._sha.update(b"".join(text + b"\0" for text in file.texts(rows)))
+
+
+class DataFile:
+    """The growing file: append at `end`, read back, cut off. Disk errors are `CacheError`s."""
+
+    def __init__(self, path: os.PathLike[str], end: int) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.end = max(end, SUPERBLOCK_BYTES)
+        os.ftruncate(self._descriptor, self.end)
+
+    def append(self, pieces: Sequence[Any]) -> None:
+        """Write pieces of memory, one after another, behind what is there."""
+        queue = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
+        start = 0
+        while start < len(queue):
+            written = os.pwritev(self._descriptor, queue[start : start + _IOV_MAX], self.end)
+            self.end += written
+            while start < len(queue) and written >= len(queue[start]):
+                written -= len(queue[start])
+                start += 1
+            if written:
+                queue[start] = queue[start][written:]
+
+    def write_at(self, address: int, data: bytes) -> None:
+        """Write over bytes that are there (the superblock, at the very end)."""
+        if os.pwrite(self._descriptor, data, address) != len(data):
+            raise CacheError(f"{self.path}: could not write {len(data)} bytes")
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly `size` bytes at `address`."""
+        data = os.pread(self._descriptor, size, address)
+        if len(data) != size:
+            raise CacheError(
+                f"{self.path}: expected {size} bytes at {address}, found {len(data)}; start over with --force"
+            )
+        return data
+
+    def texts(self, references: np.ndarray) -> list[bytes]:
+        """The texts that `references` point to."""
+        out: list[bytes] = []
+        heap, base, offsets = b"", -1, []
+        for length, address, number in references.tolist():
+            if not length:
+                out.append(b"")
+                continue
+            if address != base:
+                size = struct.unpack("<Q", self.read(address + 8, 8))[0]
+                heap, base, offsets, position = self.read(address, size), address, [0], 16
+                while position + 16 <= size:
+                    index, _, _, length_here = struct.unpack_from("<HHIQ", heap, position)
+                    if not index:
+                        break
+                    offsets.append(position + 16)
+                    position += 16 + length_here + -length_here % 8
+            out.append(heap[offsets[number] : offsets[number] + length])
+        return out
+
+    def sync(self) -> None:
+        """Put on the disk what was appended."""
+        os.fdatasync(self._descriptor)
+
+    def truncate(self, end: int) -> None:
+        """Cut off everything behind `end`."""
+        self.end = end
+        os.ftruncate(self._descriptor, end)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
