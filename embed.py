@@ -1,0 +1,162 @@
+"""Stage one: encode the texts of tasks once, into an HDF5 cache."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli_common import KanglueCommand, KanglueGroup, comma_separated, emit
+
+__all__ = ["main"]
+
+
+def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """A click callback: `6,12` becomes `(6, 12)`."""
+    try:
+        return None if value is None else tuple(int(part) for part in comma_separated(ctx, param, value) or ())
+    except ValueError:
+        raise click.BadParameter(f"expected numbers with commas between them, found {value!r}") from None
+
+
+def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, in the order in which help lists them."""
+
+    def apply(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+cache_option = click.option(
+    "--cache", metavar="DIR", help="Folder of caches.  [default: cache; cache/sample with --data sample]"
+)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+reduce_option = click.option(
+    "--reduce-size", type=int, default=8, show_default=True, metavar="M", help="Width of `reduced`."
+)
+force_option = click.option("--force", is_flag=True, help="Replace a file that holds something else.")
+data_options = options(
+    click.option(
+        "--data", default="hub", show_default=True, metavar="hub|sample|FOLDER|FILE",
+        help="The hub's glue, the bundled sample, a folder in GLUE's layout, or your own .csv, .jsonl, .parquet.",
+    ),
+    click.option("--text", "text_column", metavar="COLUMN", help="Own data: the column of texts."),
+    click.option("--text-pair", "text_pair_column", metavar="COLUMN", help="Own data: the column of second texts."),
+    click.option("--label", "label_column", metavar="COLUMN", help="Own data: the column of labels."),
+    click.option("--split-column", metavar="COLUMN", help="Own data: the column of splits.  [default: drawn by hash]"),
+)  # fmt: skip
+content_options = options(
+    click.option("--split", multiple=True, metavar="S", help="A split; repeat for more.  [default: all]"),
+    click.option("--max-length", type=int, metavar="N", help="Tokens kept of a row.  [default: the encoder's own]"),
+    click.option(
+        "--store", callback=comma_separated, metavar="A,B,..",
+        help="Datasets besides idx, label, length and texts.  [default: all; last_hidden up to 2 GiB]",
+    ),
+    reduce_option,
+    click.option("--pairs", default="joint", show_default=True, metavar="joint|siamese", help="How pairs go in."),
+    click.option("--layers", callback=numbers, metavar="L,..", help="Mean of these layers (1..).  [default: the last]"),
+    click.option("--limit", type=int, metavar="N", help="Only the first N rows of each split."),
+    click.option("--no-text", "text", is_flag=True, flag_value=False, default=True, help="Leave the texts out."),
+)  # fmt: skip
+device_options = options(
+    click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to run."),
+    click.option(
+        "--precision", default="auto", show_default=True, metavar="auto|float32|float16|bfloat16",
+        help="auto: that of a file that is there, else float16 on a GPU and float32 on a CPU.",
+    ),
+    click.option("--batch-tokens", type=int, metavar="N", help="Tokens of a batch.  [default: chosen for the device]"),
+)  # fmt: skip
+
+
+class RunCommand(KanglueCommand):
+    """A command whose finished blocks outlast an interrupt."""
+
+    resumes = "interrupted: finished blocks are kept; the same command goes on after the last of them"
+
+
+@click.group(cls=KanglueGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Stage one: encode the texts of tasks once, into an HDF5 cache.
+
+    Example: python embed.py run mrpc --encoder minilm --data ../glue_data
+    """
+
+
+@main.command(cls=RunCommand)
+@click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
+@click.option(
+    "--encoder", default="bert-base-cased", show_default=True, metavar="NAME|FOLDER|HUB_ID", help="The encoder."
+)
+@data_options
+@cache_option
+@content_options
+@device_options
+@force_option
+def run(tasks: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
+    """Encode tasks into cache files, one a task; what is there already is not done again.
+
+    Example: python embed.py run cola rte --encoder minilm --data sample
+    """
+    from pipeline.encode.run import embed
+    from pipeline.encode.tables import run_table
+
+    result = embed(tasks, **chosen)
+    emit(result.document(), as_json, run_table(result))
+
+
+@main.command("list")
+@click.option("--cache", default="cache", show_default=True, metavar="DIR", help="Folder of caches.")
+def list_caches(cache: str, as_json: bool) -> None:
+    """List the caches below a folder.
+
+    Example: python embed.py list --cache cache
+    """
+    from pipeline.encode.tables import list_table
+    from pipeline.store import list_caches as find
+
+    found = find(Path(cache))
+    emit(found, as_json, list_table(found))
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def info(file: Path, as_json: bool) -> None:
+    """Show what a cache file holds: provenance, splits, datasets.
+
+    Example: python embed.py info cache/minilm/mrpc.h5
+    """
+    from pipeline.encode.tables import info_text
+    from pipeline.store import describe
+
+    found = describe(file)
+    emit(found, as_json, info_text(found))
+
+
+@main.command("import", cls=RunCommand)
+@click.argument("name")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--label", default="label", show_default=True, metavar="COLUMN", help="Parquet: the column of labels.")
+@click.option(
+    "--split-column", metavar="COLUMN", help="Parquet: the column of splits.  [default: split if there is one]"
+)
+@click.option("--features", metavar="COLUMN", help="Parquet: the column of vectors, where there are several.")
+@click.option("--cache", default="cache", show_default=True, metavar="DIR", help="Folder of caches.")
+@reduce_option
+@force_option
+def import_file(name: str, file: Path, as_json: bool, **chosen: Any) -> None:
+    """Make a cache of vectors computed elsewhere, so that they get heads too: npz (x, y) or Parquet.
+
+    Example: python embed.py import reviews vectors.npz
+    """
+    from pipeline.encode.tables import run_table
+    from pipeline.encode.vectors import import_vectors
+
+    result = import_vectors(name, file, **chosen)
+    emit(result.document(), as_json, run_table(result))
+
+
+if __name__ == "__main__":
+    main(prog_name="embed.py")

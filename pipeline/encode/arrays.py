@@ -1,0 +1,36 @@
+"""The datasets of a block that need no encoder: position, texts, label, length, and the fold of a feature."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.encode.tokens import LONE_SURROGATE, Tokens
+from pipeline.sources import Row
+from pipeline.tasks import Task
+
+__all__ = ["fold", "plain_arrays"]
+
+
+def plain_arrays(rows: Sequence[Row], tokens: Tokens, start: int, task: Task) -> dict[str, Any]:
+    """`idx`, `text`, `text_pair` (of pairs), `label` and `length` of rows that begin at `start` of their split."""
+    arrays: dict[str, Any] = {
+        "idx": np.arange(start, start + len(rows), dtype=np.int64),
+        "text": [_storable(row.text) for row in rows],
+        "label": np.array([row.label for row in rows], np.float32 if task.labels is None else np.int64),
+        "length": tokens.lengths.astype(np.int32),
+    }
+    if task.pair:
+        arrays["text_pair"] = [_storable(row.text_pair or "") for row in rows]
+    return arrays
+
+
+def fold(x: np.ndarray, size: int) -> np.ndarray:
+    """Fold features [n, D] to [n, size]: `out[:, j] = sum_k x[:, k * size + j]`, D padded with zeros; float32."""
+    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % size)))
+    return padded.reshape(len(x), -1, size).sum(1, dtype=np.float32)
+
+
+def _storable(text: str) -> str:
+    """The text as UTF-8 can hold it: lone surrogates become U+FFFD."""
+    return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)

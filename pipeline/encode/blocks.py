@@ -1,0 +1,92 @@
+"""One block of rows through the encoder: sorted by length, cut by a token budget, put back in row order."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.encode.arrays import fold
+from pipeline.encode.load import Loaded
+from pipeline.encode.poolings import POOLINGS, Hidden
+from pipeline.encode.tokens import Tokens
+from pipeline.errors import DeviceError
+
+__all__ = ["batches", "default_batch_tokens", "encode_block"]
+
+#: Tokens of a batch on a CPU: measured in `benchmarks/`, large enough for full speed, small enough for the cache.
+CPU_BATCH_TOKENS = 4096
+GPU_BATCH_TOKENS = 131072
+
+
+def default_batch_tokens(device: torch.device, width: int) -> int:
+    """The token budget of a batch: fixed on a CPU, on a GPU as many as a quarter of its free memory surely holds."""
+    if device.type != "cuda":
+        return CPU_BATCH_TOKENS
+    free, _ = torch.cuda.mem_get_info(device)
+    # About 16 arrays of the width in four bytes live at once, the feed-forward's fourfold one included.
+    return int(min(GPU_BATCH_TOKENS, max(CPU_BATCH_TOKENS, free // 4 // (16 * 4 * width))))
+
+
+def batches(lengths: np.ndarray, budget: int, *, padded: bool) -> Iterator[tuple[int, int]]:
+    """Cut rows that are sorted by falling length into ranges of at most `budget` tokens, and at least one row.
+
+    With `padded` every row counts as long as the longest of its batch.
+    """
+    start = 0
+    while start < len(lengths):
+        if padded:
+            count = budget // int(lengths[start])
+        else:
+            count = int(np.searchsorted(np.cumsum(lengths[start : start + budget]), budget, "right"))
+        stop = min(start + max(1, count), len(lengths))
+        yield start, stop
+        start = stop
+
+
+def encode_block(
+    loaded: Loaded, tokens: Tokens, datasets: Sequence[str], *, default_feature: str, reduce_size: int,
+    batch_tokens: int, advance: Callable[[int], None] | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """The encoder's datasets for a block, in row order: float32 [N, D] or [N, m], `last_hidden` float16 [T, D].
+
+    `advance` is told of every batch's rows. Raises `DeviceError` where the device's memory does not hold a batch.
+    """
+    poolings = [name for name in POOLINGS if name in datasets or (name == default_feature and "reduced" in datasets)]
+    order = np.argsort(-tokens.lengths, kind="stable")
+    ordered = tokens.take(order)
+    parts: dict[str, list[Tensor]] = {name: [] for name in poolings}
+    states = np.empty((len(tokens.ids), loaded.width), np.float16) if "last_hidden" in datasets else None
+    try:
+        with torch.inference_mode():
+            for rows, hidden in _forward(loaded, ordered, batch_tokens):
+                for name in poolings:
+                    parts[name].append(POOLINGS[name](hidden))
+                if states is not None:
+                    states[tokens.places(order[rows])] = hidden.last.half().cpu().numpy()
+                if advance:
+                    advance(rows.stop - rows.start)
+            back = torch.from_numpy(np.argsort(order))
+            pooled = {name: torch.cat(part).cpu()[back].numpy() for name, part in parts.items()}
+    except torch.cuda.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{loaded.device}: expected memory for {batch_tokens} tokens a batch, found too little; "
+            "give a smaller --batch-tokens, with --force if work was begun"
+        ) from error
+    arrays = {name: values for name, values in pooled.items() if name in datasets}
+    if "reduced" in datasets:
+        arrays["reduced"] = fold(pooled[default_feature], reduce_size)
+    return arrays if states is None else arrays | {"last_hidden": states}
+
+
+def _forward(loaded: Loaded, ordered: Tokens, batch_tokens: int) -> Iterator[tuple[slice, Hidden]]:
+    ids, types = _to(loaded.device, ordered.ids), _to(loaded.device, ordered.types)
+    lengths, offsets = ordered.lengths, ordered.offsets
+    for start, stop in batches(lengths, batch_tokens, padded=loaded.forward.path == "padded"):
+        part = slice(int(offsets[start]), int(offsets[stop]))
+        yield slice(start, stop), loaded.forward(ids[part], types[part], lengths[start:stop].tolist())
+
+
+def _to(device: torch.device, array: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

