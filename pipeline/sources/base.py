@@ -152,7 +152,7 @@ def float32(value: float) -> float:
     Infinite where the value lies beyond float32's range.
     """
     try:
-        return struct.unpack("f", struct.pack("f", value))[0]
+        return struct.unpack("f", struct.pack("f", float(value)))[0]
     except OverflowError:
         return inf if value > 0 else -inf
 

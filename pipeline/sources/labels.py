@@ -117,11 +117,10 @@ def _read(value: Any, where: str) -> int | float | str | None:
         value = int(value) if len(value) < 20 and value.lstrip("+-").isdecimal() else float(value)
     if value is None or isinstance(value, bool):
         return None if value is None else str(value).lower()
-    if isinstance(value, int | float):
-        if isnan(value):
-            return None
-        if isfinite(float32(value)):
-            return int(value) if value == int(value) else value
+    if isinstance(value, float) and isnan(value):
+        return None
+    if isinstance(value, int | float) and isfinite(float32(value)):
+        return int(value) if value == int(value) else value
     raise SourceError(f"{where}: expected a label, a number or a word, found {shortened(repr(value))}; mend it")
 
 

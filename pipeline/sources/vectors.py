@@ -108,7 +108,7 @@ def _read_npz(path: Path) -> _Part:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         cause = " ".join(str(error).split())[:200]
@@ -227,10 +227,9 @@ def _stack(path: Path, column: Any) -> "np.ndarray":
         return np.empty((len(lengths), 0))
     odd = np.flatnonzero(~(lengths == lengths[0]))
     if len(odd):
-        raise SourceError(
-            f"{path} row {odd[0]}: expected {lengths[0]:.0f} numbers as in row 0, found {lengths[odd[0]]:.0f}; "
-            "give every row the same width"
-        )
+        found = "no list" if np.isnan(lengths[odd[0]]) else f"{lengths[odd[0]]:.0f}"
+        expected = "a list of numbers" if odd[0] == 0 else f"{lengths[0]:.0f} numbers as in row 0"
+        raise SourceError(f"{path} row {odd[0]}: expected {expected}, found {found}; give every row the same width")
     values = pc.list_flatten(column).to_numpy()
     try:
         return values.astype(np.float64).reshape(len(lengths), -1)
