@@ -95,8 +95,8 @@ def load(encoder: Encoder, max_length: int, device: torch.device, precision: str
     rows = model.get_input_embeddings().weight.shape[0]
     if tokeniser.vocabulary > rows:
         raise EncoderError(
-            f"encoder {encoder.name!r}: expected a tokenizer with at most the embedding's {rows} tokens, found "
-            f"{tokeniser.vocabulary}; the tokenizer belongs to another model"
+            f"encoder {encoder.name!r}: expected a tokenizer with at most the embedding's {rows} tokens, "
+            f"found {tokeniser.vocabulary}; the tokenizer belongs to another model"
         )
     model.to(device, DTYPES[precision])
     if padded or not fits(model.config):

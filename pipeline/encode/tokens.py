@@ -56,7 +56,8 @@ class Tokeniser:
         self._backend.no_padding()
         self._backend.enable_truncation(max_length, strategy="longest_first")
         self.types = types
-        self.vocabulary = len(tokenizer)
+        #: One more than the largest token id.
+        self.vocabulary = max(tokenizer.get_vocab().values(), default=-1) + 1
 
     def __call__(self, rows: Sequence[Row]) -> Tokens:
         """Tokenise rows; pairs go in as pairs. Releases the interpreter while the tokenizer works."""
