@@ -1,1 +1,42 @@
-"""kanglue: embed once, fit a thousand heads."""
+"""kanglue: embed once, fit a thousand heads.
+
+The verbs of the two command lines, loaded when they are first used::
+
+    import pipeline
+    pipeline.embed(["mrpc"], encoder="minilm", data="sample")
+    pipeline.sweep(task=["mrpc"], head=["linear", "effi_kan"], encoder="minilm", seeds="0:5", cache="cache/sample")
+
+`pipeline.fit` and `pipeline.sweep` are packages as well as verbs: calling the package calls the verb.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+__all__ = ["embed", "fit", "load_head", "open_cache", "sweep"]
+
+_VERBS = {
+    "embed": "pipeline.encode.run",
+    "fit": "pipeline.api",
+    "load_head": "pipeline.api",
+    "open_cache": "pipeline.store",
+    "sweep": "pipeline.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _VERBS:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(importlib.import_module(_VERBS[name]), name)
+
+
+def _verb(package: str) -> None:
+    """Let a package be called like the verb of its name: `import pipeline.fit` would hide the function otherwise."""
+    name = package.rpartition(".")[2]
+
+    class Verb(ModuleType):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return getattr(importlib.import_module(_VERBS[name]), name)(*args, **kwargs)
+
+    sys.modules[package].__class__ = Verb

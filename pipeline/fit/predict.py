@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pipeline.fit.data import FitData
 from pipeline.fit.step import row_losses
-from pipeline.heads.network import LayerSpec, NetworkSpec, layer_tensors
+from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear
+from pipeline.heads.network import LayerSpec, NetworkSpec
 from pipeline.metrics import classification_metrics, regression_metrics
 
 __all__ = ["FirstLayer", "outputs", "split_loss", "split_metrics"]
@@ -44,7 +45,7 @@ class FirstLayer:
             chunk = max(1, CHUNK_NUMBERS // layer.features)
             for start in range(0, len(features), chunk):
                 rows = slice(start, start + chunk)
-                self.ready[rows] = layer.expand(self.features[rows])
+                self.ready[rows] = expand(layer, self.features[rows])
 
     def __len__(self) -> int:
         return len(self.features)
@@ -53,7 +54,7 @@ class FirstLayer:
         """Rows [...] as the step's `x` [..., features or inputs]."""
         if self.ready is not None:
             return self.ready[rows]
-        return self.features[rows] if self.layer.normed else self.layer.expand(self.features[rows])
+        return self.features[rows] if self.layer.normed else expand(self.layer, self.features[rows])
 
 
 @torch.no_grad()
@@ -71,7 +72,7 @@ def outputs(network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLa
         x = x.expand(heads, *x.shape)
         for index, layer in enumerate(network.layers):
             own = layer_tensors(tensors, index)
-            x = layer.linear(x, own) if index == 0 and not first.normed else layer.forward(x, own)
+            x = linear(layer, x, own) if index == 0 and not first.normed else layer_forward(layer, x, own)
         parts.append(x)
     return torch.cat(parts, 1)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.fit.optimiser import PackedAdamW
-from pipeline.heads.network import LayerSpec, NetworkSpec, layer_tensors
+from pipeline.heads.forward import expand, layer_tensors, linear, scaled_weight
+from pipeline.heads.network import LayerSpec, NetworkSpec
 
 __all__ = ["TrainingStep", "row_losses"]
 
@@ -59,10 +60,10 @@ class TrainingStep:
                 source = x.detach().requires_grad_(index > 0)
                 with torch.enable_grad():
                     norm = [tensors[name].detach().requires_grad_() for name in _norm_names(layer)]
-                    expansion = layer.expand(source, *norm)
+                    expansion = expand(layer, source, *norm)
                 source = (source, norm)
             values = expansion.detach()
-            x = layer.linear(values, tensors)
+            x = linear(layer, values, tensors)
             seen.append((source, expansion, values))
         losses = (row_losses(x, targets) * weights).sum(1)
         delta = _output_gradient(x, targets, weights)
@@ -87,7 +88,7 @@ class TrainingStep:
             spline.mul_(tensors["scaler"].unsqueeze(2))
         if not expansion.requires_grad:
             return None
-        weight = layer.scaled(tensors["weight"], tensors["scaler"]) if layer.scaler else tensors["weight"]
+        weight = scaled_weight(layer, tensors)
         inputs, norm = source
         wanted = ([inputs] if inputs.requires_grad else []) + norm
         found = list(torch.autograd.grad(expansion, wanted, torch.bmm(delta, weight.transpose(1, 2))))

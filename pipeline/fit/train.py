@@ -12,12 +12,11 @@ from pipeline.fit.data import FitData, Replicate, replicate
 from pipeline.fit.optimiser import PackedAdamW
 from pipeline.fit.predict import FirstLayer, outputs, split_loss, split_metrics
 from pipeline.fit.step import TrainingStep
-from pipeline.hashing import hash_json
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import build_network
 from pipeline.heads.network import NetworkSpec
-from pipeline.heads.starts import Draw, as_torch_linear, stack
+from pipeline.heads.starts import stack, start
 from pipeline.metrics import metric_value
 
 __all__ = ["Outcome", "train_pack"]
@@ -45,19 +44,6 @@ class Outcome:
     flops: int
     fit_seconds: float
     diverged_at: int | None = None
-
-
-def _start(config: HeadConfig, network: NetworkSpec) -> dict[str, Tensor]:
-    """A head's first weights: decided by its seed, family and shapes, and by nothing else."""
-    shapes = {name: list(shape) for name, shape in network.shapes().items()}
-    name = hash_json({"seed": config.seed, "head": config.head, "starts": config.starts, "shapes": shapes})
-    draw = Draw(torch.Generator().manual_seed(int(name[:15], 16)))
-    rule = HEADS[config.head].package_start if config.starts == "package" else as_torch_linear
-    return {
-        f"layers.{index}.{name}": tensor
-        for index, layer in enumerate(network.layers)
-        for name, tensor in rule(layer, draw).items()
-    }
 
 
 @dataclass
@@ -88,7 +74,7 @@ class _Pack:
         self.network = build_network(self.shape, data.inputs, data.outputs)
         self.tensors = {
             name: tensor.to(device)
-            for name, tensor in stack([_start(config, self.network) for config in configs]).items()
+            for name, tensor in stack([start(config, self.network) for config in configs]).items()
         }
         vectors = [
             torch.tensor([getattr(config, name) for config in configs], dtype=torch.float32, device=device)

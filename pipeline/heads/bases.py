@@ -1,34 +1,19 @@
-"""Basis expansions: pure functions that turn each input into `width` values.
+"""Basis expansions: pure functions from inputs x [...] and a grid to [..., width].
 
-A basis maps x [..., inputs] to [..., inputs, width]; a layer multiplies the result by its weights. A new basis is one
-pure function and one line in `BASES`.
+A layer multiplies the result by its weights. `EXPANSIONS` holds each under the name that `pipeline.heads.network.BASES`
+gives its width and its cost.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import comb, factorial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["BASES", "Basis", "Grid", "b_spline", "radial", "switch"]
+from pipeline.heads.network import Grid
 
-
-@dataclass(frozen=True)
-class Grid:
-    """Where a basis puts its functions.
-
-    `intervals` and `order` matter to B-splines, `centres` and `sharpness` (the switch's inverse width d) to the others;
-    `low` and `high` bound the grid for both.
-    """
-
-    low: float = -3.0
-    high: float = 3.0
-    intervals: int = 5
-    order: int = 3
-    centres: int = 8
-    sharpness: float = 1.0
+__all__ = ["EXPANSIONS", "b_spline", "radial", "switch"]
 
 
 def b_spline(x: Tensor, grid: Grid) -> Tensor:
@@ -67,42 +52,17 @@ def switch(x: Tensor, grid: Grid) -> Tensor:
 
 
 def _pointwise(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Grid], Tensor]:
-    def expand(x: Tensor, grid: Grid) -> Tensor:  # noqa: ARG001 - one signature for all bases
-        return function(x).unsqueeze(-1)
-
-    return expand
+    return lambda x, grid: function(x).unsqueeze(-1)  # noqa: ARG005 - one signature for all bases
 
 
-@dataclass(frozen=True)
-class Basis:
-    """One entry of `BASES`.
-
-    `expand` maps x [..., inputs] to [..., inputs, width(grid)]; `flops(grid)` counts its elementwise operations for one
-    input, with each of exp, tanh and division as one.
-    """
-
-    expand: Callable[[Tensor, Grid], Tensor]
-    width: Callable[[Grid], int]
-    flops: Callable[[Grid], int]
-
-
-def _one(flops: int, function: Callable[[Tensor], Tensor]) -> Basis:
-    return Basis(_pointwise(function), lambda _: 1, lambda _: flops)
-
-
-BASES: dict[str, Basis] = {
-    "identity": _one(0, lambda x: x),
-    "relu": _one(1, functional.relu),
-    "gelu": _one(8, functional.gelu),
-    "silu": _one(4, functional.silu),
-    "tanh": _one(1, torch.tanh),
-    "sigmoid": _one(3, torch.sigmoid),
-    # A function: subtract, abs, then per term subtract, clamp, power, scale, add; two operations place x on the grid.
-    "b_spline": Basis(
-        b_spline,
-        lambda g: g.intervals + g.order,
-        lambda g: 2 + (g.intervals + g.order) * (2 + (g.order // 2 + 1) * (4 + g.order - 1) - 1),
-    ),
-    "radial": Basis(radial, lambda g: g.centres, lambda g: 5 * g.centres),
-    "switch": Basis(switch, lambda g: g.centres, lambda g: 5 * g.centres),
+EXPANSIONS: dict[str, Callable[[Tensor, Grid], Tensor]] = {
+    "identity": _pointwise(lambda x: x),
+    "relu": _pointwise(functional.relu),
+    "gelu": _pointwise(functional.gelu),
+    "silu": _pointwise(functional.silu),
+    "tanh": _pointwise(torch.tanh),
+    "sigmoid": _pointwise(torch.sigmoid),
+    "b_spline": b_spline,
+    "radial": radial,
+    "switch": switch,
 }

@@ -44,11 +44,12 @@ class HeadConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The options that count for this family, as plain JSON."""
-        return {
+        plain = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
             if value is not None
         }
+        return plain | ({"clip": "inf"} if math.isinf(self.clip) else {})  # JSON has no infinity
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "HeadConfig":
@@ -56,7 +57,8 @@ class HeadConfig:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(document) - known):
             raise ConfigError(f"this head's configuration has {', '.join(unknown)}: made by a later version of kanglue")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in document.items()})
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+        return cls(**plain | {"clip": float(document["clip"])})
 
 
 _SHARED: dict[str, Any] = {
@@ -79,7 +81,4 @@ def identity(config: HeadConfig, fingerprint: str) -> str:
 
     An option that is added to `HeadConfig` later must enter here only where it differs from its default.
     """
-    document = config.to_json()
-    if math.isinf(config.clip):
-        document["clip"] = "inf"  # JSON has no infinity
-    return hash_json({"fingerprint": fingerprint, "config": document})[:16]
+    return hash_json({"fingerprint": fingerprint, "config": config.to_json()})[:16]

@@ -2,8 +2,7 @@
 
 import math
 
-from pipeline.heads.bases import BASES
-from pipeline.heads.network import LayerSpec, NetworkSpec
+from pipeline.heads.network import BASES, LayerSpec, NetworkSpec
 
 __all__ = ["forward_flops", "parameters"]
 

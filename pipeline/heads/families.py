@@ -4,12 +4,8 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
-from pipeline.heads import starts
-from pipeline.heads.bases import Grid
 from pipeline.heads.config import HeadConfig
-from pipeline.heads.network import Branch, LayerSpec, NetworkSpec
+from pipeline.heads.network import Branch, Grid, LayerSpec, NetworkSpec
 
 __all__ = ["ACTIVATIONS", "HEADS", "Family", "build_network"]
 
@@ -24,12 +20,12 @@ class Family:
     """One entry of `HEADS`.
 
     `options` are the shape options that count for the family; `layer` builds one layer from (configuration, inputs,
-    outputs, position, whether it is the first); `package_start` draws a tensor as the original package does.
+    outputs, position, whether it is the first); `package_start` names the original package's start in `STARTS`.
     """
 
     options: tuple[str, ...]
     layer: Callable[[HeadConfig, int, int, bool], LayerSpec]
-    package_start: Callable[[LayerSpec, starts.Draw], dict[str, Tensor]] = starts.as_torch_linear
+    package_start: str = "torch_linear"
     package_range: tuple[float, float] = (-1.0, 1.0)
     source: str = ""
     hidden: Callable[[HeadConfig], tuple[int, ...]] = field(default=lambda config: config.hidden)
@@ -65,9 +61,9 @@ def _faster_kan(config: HeadConfig, inputs: int, outputs: int, first: bool) -> L
 HEADS: dict[str, Family] = {
     "linear": Family((), _linear, source="softmax regression", hidden=lambda _: ()),
     "mlp": Family(("hidden", "activation"), _mlp, source="linear maps with an activation between them"),
-    "effi_kan": Family(_GRID, _effi_kan, starts.as_efficient_kan, (-1.0, 1.0), "efficient-kan"),
-    "fast_kan": Family(_CENTRES, _fast_kan, starts.as_fast_kan, (-2.0, 2.0), "fast-kan, arXiv 2405.06721"),
-    "faster_kan": Family((*_CENTRES, "sharpness"), _faster_kan, starts.as_faster_kan, (-1.2, 0.2), "faster-kan"),
+    "effi_kan": Family(_GRID, _effi_kan, "efficient_kan", (-1.0, 1.0), "efficient-kan"),
+    "fast_kan": Family(_CENTRES, _fast_kan, "fast_kan", (-2.0, 2.0), "fast-kan, arXiv 2405.06721"),
+    "faster_kan": Family((*_CENTRES, "sharpness"), _faster_kan, "faster_kan", (-1.2, 0.2), "faster-kan"),
 }
 
 

@@ -3,19 +3,63 @@
 One layer computes `y = [phi_1(z_1), phi_2(z_2), ...] W + b`, where each phi is a basis and each z is the layer's input
 or its layer norm. `W` is [features, out] with the bases' features one after the other, each input-major. With a
 separate scaler s [inputs, out], the first basis's weights are multiplied by s (efficient-kan's `spline_scaler`).
+
+Nothing here computes, so that a head can be named, counted and looked up without PyTorch;
+`pipeline.heads.forward` does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
+__all__ = ["BASES", "Basis", "Branch", "Grid", "LayerSpec", "NetworkSpec"]
 
-from pipeline.heads.bases import BASES, Grid
 
-__all__ = ["Branch", "LayerSpec", "NetworkSpec"]
+@dataclass(frozen=True)
+class Grid:
+    """Where a basis puts its functions.
 
-NORM_EPSILON = 1e-5
+    `intervals` and `order` matter to B-splines, `centres` and `sharpness` (the switch's inverse width d) to the others;
+    `low` and `high` bound the grid for both.
+    """
+
+    low: float = -3.0
+    high: float = 3.0
+    intervals: int = 5
+    order: int = 3
+    centres: int = 8
+    sharpness: float = 1.0
+
+
+@dataclass(frozen=True)
+class Basis:
+    """How many values a basis makes of one input, and its elementwise operations for them.
+
+    Each of exp, tanh and division counts as one operation.
+    """
+
+    width: Callable[[Grid], int]
+    flops: Callable[[Grid], int]
+
+
+def _one(flops: int) -> Basis:
+    return Basis(lambda _: 1, lambda _: flops)
+
+
+BASES: dict[str, Basis] = {
+    "identity": _one(0),
+    "relu": _one(1),
+    "gelu": _one(8),
+    "silu": _one(4),
+    "tanh": _one(1),
+    "sigmoid": _one(3),
+    # A function: subtract, abs, then per term subtract, clamp, power, scale, add; two operations place x on the grid.
+    "b_spline": Basis(
+        lambda g: g.intervals + g.order,
+        lambda g: 2 + (g.intervals + g.order) * (2 + (g.order // 2 + 1) * (4 + g.order - 1) - 1),
+    ),
+    "radial": Basis(lambda g: g.centres, lambda g: 5 * g.centres),
+    "switch": Basis(lambda g: g.centres, lambda g: 5 * g.centres),
+}
 
 
 @dataclass(frozen=True)
@@ -63,38 +107,6 @@ class LayerSpec:
             found |= {"norm_scale": (self.inputs,), "norm_shift": (self.inputs,)}
         return found
 
-    def expand(self, x: Tensor, norm_scale: Tensor | None = None, norm_shift: Tensor | None = None) -> Tensor:
-        """The expansion [..., features] of x [..., inputs].
-
-        The norm's tensors are [heads, inputs] and x [heads, rows, inputs]; without a norm, x may have any leading axes.
-        """
-        normed = None
-        if self.normed:
-            normed = torch.nn.functional.layer_norm(x, (self.inputs,), eps=NORM_EPSILON)
-            normed = normed * norm_scale.unsqueeze(-2) + norm_shift.unsqueeze(-2)
-        parts = [
-            BASES[branch.basis].expand(normed if branch.normed else x, self.grid).flatten(-2)
-            for branch in self.branches
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-    def scaled(self, weight: Tensor, scaler: Tensor) -> Tensor:
-        """Weights [heads, features, out] with the scaler [heads, inputs, out] on the first branch's part."""
-        split = self.inputs * self.widths[0]
-        spline = weight[:, :split].unflatten(1, (self.inputs, self.widths[0])) * scaler.unsqueeze(2)
-        return torch.cat([spline.flatten(1, 2), weight[:, split:]], 1)
-
-    def forward(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Outputs [heads, rows, out] of x [heads, rows, inputs] with stacked tensors [heads, ...]."""
-        return self.linear(self.expand(x, tensors.get("norm_scale"), tensors.get("norm_shift")), tensors)
-
-    def linear(self, expansion: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The linear map alone: expansion [heads, rows, features] to [heads, rows, out]."""
-        weight = self.scaled(tensors["weight"], tensors["scaler"]) if self.scaler else tensors["weight"]
-        if self.bias:
-            return torch.baddbmm(tensors["bias"].unsqueeze(1), expansion, weight)
-        return torch.bmm(expansion, weight)
-
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -119,18 +131,3 @@ class NetworkSpec:
             for index, layer in enumerate(self.layers)
             for name, shape in layer.shapes().items()
         }
-
-    def forward(self, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Logits [heads, rows, outputs] of features x [heads, rows, inputs] with stacked tensors [heads, ...].
-
-        Plain differentiable PyTorch: what the trainer's step and its kernels are tested against.
-        """
-        for index, layer in enumerate(self.layers):
-            x = layer.forward(x, layer_tensors(tensors, index))
-        return x
-
-
-def layer_tensors(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-    """One layer's tensors under their short names."""
-    prefix = f"layers.{index}."
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -11,6 +11,8 @@ from pipeline.heads.families import ACTIVATIONS, HEADS
 
 __all__ = ["resolve"]
 
+_SEQUENCES = {"hidden": int, "grid_range": float}
+
 
 def resolve(
     head: str, *, seed: int, features: str, protocol: str = "clean", options: Mapping[str, Any] | None = None
@@ -34,9 +36,9 @@ def resolve(
     values = defaults | given
     always = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
     chosen = {name: values[name] for name in (*always, *family.options)}
-    for name in ("hidden", "grid_range"):
-        if chosen.get(name) is not None:
-            chosen[name] = tuple(chosen[name])
+    # One type a field, so that 1 and 1.0 name the same head.
+    chosen |= {name: float(chosen[name]) for name in ("lr", "weight_decay", "clip", "sharpness") if name in chosen}
+    chosen |= {name: tuple(map(kind, chosen[name])) for name, kind in _SEQUENCES.items() if name in chosen}
     config = HeadConfig(head=head, protocol=protocol, seed=int(seed), features=features, **chosen)
     _check(config)
     return config

@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from pipeline.hashing import hash_json
 from pipeline.heads.bases import b_spline
-from pipeline.heads.network import LayerSpec
+from pipeline.heads.config import HeadConfig
+from pipeline.heads.families import HEADS
+from pipeline.heads.network import LayerSpec, NetworkSpec
 
-__all__ = ["Draw", "as_efficient_kan", "as_fast_kan", "as_faster_kan", "as_torch_linear"]
+__all__ = ["STARTS", "Draw", "stack", "start"]
 
 
 class Draw:
@@ -29,9 +32,6 @@ class Draw:
     def truncated_normal(self, shape: tuple[int, ...], std: float) -> Tensor:
         """Normal with standard deviation `std`, cut at plus and minus 2 (as `torch.nn.init.trunc_normal_`)."""
         return torch.nn.init.trunc_normal_(torch.empty(shape), std=std, generator=self.generator)
-
-
-Start = Callable[[LayerSpec, Draw], dict[str, Tensor]]
 
 
 def _norm_and_bias(layer: LayerSpec, draw: Draw, fan_in: int) -> dict[str, Tensor]:
@@ -92,6 +92,27 @@ def as_faster_kan(layer: LayerSpec, draw: Draw) -> dict[str, Tensor]:
     return {"weight": draw.uniform((layer.features, layer.outputs), bound)} | _norm_and_bias(
         layer, draw, layer.features
     )
+
+
+STARTS: dict[str, Callable[[LayerSpec, Draw], dict[str, Tensor]]] = {
+    "torch_linear": as_torch_linear,
+    "efficient_kan": as_efficient_kan,
+    "fast_kan": as_fast_kan,
+    "faster_kan": as_faster_kan,
+}
+
+
+def start(config: HeadConfig, network: NetworkSpec) -> dict[str, Tensor]:
+    """One head's first weights: decided by its seed, family, start and shapes, and by nothing else."""
+    shapes = {name: list(shape) for name, shape in network.shapes().items()}
+    name = hash_json({"seed": config.seed, "head": config.head, "starts": config.starts, "shapes": shapes})
+    draw = Draw(torch.Generator().manual_seed(int(name[:15], 16)))
+    rule = STARTS[HEADS[config.head].package_start if config.starts == "package" else "torch_linear"]
+    return {
+        f"layers.{index}.{name}": tensor
+        for index, layer in enumerate(network.layers)
+        for name, tensor in rule(layer, draw).items()
+    }
 
 
 def stack(draws: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,1 +1,5 @@
-"""Sweeps: specification, packs, results."""
+"""Sweeps: specification, packs, results. Called, it is the verb `pipeline.sweep(...)`."""
+
+from pipeline import _verb
+
+_verb(__name__)

@@ -1,0 +1,98 @@
+"""The verbs of the command lines, for Python: each takes the command's options and returns a typed result."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ResultsError
+from pipeline.sweep.results import Results
+from pipeline.sweep.run import SweepResult, heads_folder, run_sweep
+from pipeline.sweep.spec import Product, product_from, read_spec
+
+if TYPE_CHECKING:
+    from pipeline.sweep.saved import SavedHead
+
+__all__ = ["FitResult", "fit", "load_head", "sweep"]
+
+CACHE = Path("cache")
+RESULTS = Path("runs/results.sqlite")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """One trained head (document of `fit_heads.py run --json`).
+
+    `metrics` maps reported splits, and `selection` the selection rows, to GLUE's metrics; `epoch` counts from 1;
+    `fit_seconds` is the head's share of its pack's time; `trained` is false where the head was stored already.
+    """
+
+    id: str
+    task: str
+    encoder: str
+    head: str
+    seed: int
+    config: dict[str, Any]
+    metrics: dict[str, dict[str, float]]
+    selection: dict[str, float]
+    epoch: int
+    parameters: int
+    flops: int
+    fit_seconds: float
+    status: str
+    diverged_at: int | None
+    trained: bool
+
+
+def fit(
+    task: str,
+    *,
+    head: str,
+    encoder: str | None = None,
+    features: str | None = None,
+    protocol: str = "clean",
+    seed: int = 0,
+    cache: str | Path = CACHE,
+    results: str | Path = RESULTS,
+    device: str = "auto",
+    **options: Any,
+) -> FitResult:
+    """Train one head, a pack of one, or look it up where it is stored; `options` are those of `HeadConfig`."""
+    given = {name: value for name, value in options.items() if value is not None}
+    table = {"task": task, "head": head, "protocol": protocol, "seeds": seed} | given
+    table |= {name: value for name, value in (("encoder", encoder), ("features", features)) if value is not None}
+    done = run_sweep([product_from(table, "fit")], cache=Path(cache), results=Path(results), device=device)
+    with Results(results) as store:
+        document = store.heads({"id": done.ids[0]})[0]
+    return FitResult(
+        **{name: document[name] for name in FitResult.__dataclass_fields__ if name != "trained"},
+        trained=bool(done.trained),
+    )
+
+
+def sweep(
+    spec: str | Path | None = None,
+    *,
+    cache: str | Path = CACHE,
+    results: str | Path = RESULTS,
+    device: str = "auto",
+    on_plan: Any = lambda *_: None,
+    **options: Any,
+) -> SweepResult:
+    """Train every head of a SPEC.toml, or of the product of `options` (lists of values), that is not stored yet."""
+    products: Sequence[Product] = (
+        read_spec(Path(spec), options) if spec is not None else [product_from(options, "sweep")]
+    )
+    return run_sweep(products, cache=Path(cache), results=Path(results), device=device, on_plan=on_plan)
+
+
+def load_head(head: str | Path, *, results: str | Path = RESULTS) -> "SavedHead":
+    """A trained head by its id (of a results database) or by its folder. Raises `ResultsError`."""
+    from pipeline.sweep.saved import load_head as load
+
+    folder = Path(head)
+    if not (folder / "config.json").is_file():
+        folder = heads_folder(Path(results)) / str(head)
+    if not folder.is_dir():
+        raise ResultsError(f"head {str(head)!r}: expected a head's folder or an id in {folder.parent}, found neither")
+    return load(folder)

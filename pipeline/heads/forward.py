@@ -1,0 +1,67 @@
+"""The forward pass of a network over stacked tensors [heads, ...], in plain differentiable PyTorch.
+
+The trainer's step and its kernels are tested against `network_forward`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.heads.bases import EXPANSIONS
+from pipeline.heads.network import LayerSpec, NetworkSpec
+
+__all__ = ["expand", "layer_forward", "layer_tensors", "linear", "network_forward", "scaled_weight"]
+
+NORM_EPSILON = 1e-5
+
+
+def expand(layer: LayerSpec, x: Tensor, norm_scale: Tensor | None = None, norm_shift: Tensor | None = None) -> Tensor:
+    """The expansion [..., features] of x [..., inputs].
+
+    The norm's tensors are [heads, inputs] and x [heads, rows, inputs]; without a norm, x may have any leading axes.
+    """
+    normed = None
+    if layer.normed:
+        normed = torch.nn.functional.layer_norm(x, (layer.inputs,), eps=NORM_EPSILON)
+        normed = normed * norm_scale.unsqueeze(-2) + norm_shift.unsqueeze(-2)
+    parts = [
+        EXPANSIONS[branch.basis](normed if branch.normed else x, layer.grid).flatten(-2) for branch in layer.branches
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def scaled_weight(layer: LayerSpec, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Weights [heads, features, out] with the scaler [heads, inputs, out], if any, on the first branch's part."""
+    weight = tensors["weight"]
+    if not layer.scaler:
+        return weight
+    split, width = layer.inputs * layer.widths[0], layer.widths[0]
+    spline = weight[:, :split].unflatten(1, (layer.inputs, width)) * tensors["scaler"].unsqueeze(2)
+    return torch.cat([spline.flatten(1, 2), weight[:, split:]], 1)
+
+
+def linear(layer: LayerSpec, expansion: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The linear map alone: expansion [heads, rows, features] to [heads, rows, out]."""
+    weight = scaled_weight(layer, tensors)
+    if layer.bias:
+        return torch.baddbmm(tensors["bias"].unsqueeze(1), expansion, weight)
+    return torch.bmm(expansion, weight)
+
+
+def layer_forward(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Outputs [heads, rows, out] of x [heads, rows, inputs]."""
+    return linear(layer, expand(layer, x, tensors.get("norm_scale"), tensors.get("norm_shift")), tensors)
+
+
+def network_forward(network: NetworkSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Logits [heads, rows, outputs] of features x [heads, rows, inputs]."""
+    for index, layer in enumerate(network.layers):
+        x = layer_forward(layer, x, layer_tensors(tensors, index))
+    return x
+
+
+def layer_tensors(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """One layer's tensors, named `layers.N.name` in `tensors`, under their short names."""
+    prefix = f"layers.{index}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,121 @@
+"""From a task and an encoder to the cache that heads train on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import CacheError, ConfigError, UnknownNameError
+from pipeline.fit.data import FitData, fit_scaling
+from pipeline.heads.config import FEATURES
+from pipeline.store import open_cache
+from pipeline.tasks import TASKS, Task, own_task
+
+__all__ = ["CacheRef", "find_cache", "load_data"]
+
+#: Folders whose caches are found by their name alone.
+NAMED_FOLDERS = ("toy", "import")
+DEFAULT_ENCODER = "bert-base-cased"
+
+
+@dataclass(frozen=True)
+class CacheRef:
+    """A cache that was opened and checked once: what a sweep needs to name its heads."""
+
+    path: Path
+    task: Task
+    encoder: str
+    fingerprint: str
+    default_feature: str
+    features: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    def feature(self, name: str | None) -> str:
+        """The feature that `name` means, the encoder's default for `None`; `UnknownNameError` if it is not stored."""
+        name = name or self.default_feature
+        if name not in self.features:
+            known = name in FEATURES
+            hint = f"python embed.py run {self.task.name} --encoder ... --store {name} adds it" if known else ""
+            raise UnknownNameError(f"feature of {self.path}", name, self.features, hint)
+        return name
+
+
+def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
+    """The cache of a task under `root`: `<encoder>/<task>.h5`, or by name alone for imported and toy data.
+
+    `task` may carry a cache's suffix (`mrpc.len128`). Raises `CacheError` naming the command that makes the cache.
+    """
+    places = [root / folder / f"{task}.h5" for folder in NAMED_FOLDERS] if encoder is None else []
+    places.append(root / _folder(encoder or DEFAULT_ENCODER) / f"{task}.h5")
+    path = next((place for place in places if place.is_file()), None)
+    name = task.split(".")[0]
+    if path is None:
+        if name not in TASKS and encoder is None:
+            raise UnknownNameError(
+                "task",
+                task,
+                tuple(TASKS),
+                f"or import it: `python embed.py import {task} FILE` writes {places[0].parent}",
+            )
+        flag = f" --encoder {encoder}" if encoder else ""
+        raise CacheError(
+            f"{task}: expected the cache {places[-1]}, found none; run `python embed.py run {name}{flag}` (or `make "
+            "embed`), or name another folder with --cache"
+        )
+    with open_cache(path) as cache:
+        attributes = cache.attributes
+        labels = attributes["labels"]
+        pair = "text_pair" in cache[cache.splits[0]].names
+        known = TASKS.get(attributes["task"])
+        # A task of the user's own may bear a GLUE task's name; its labels tell.
+        if known is None or known.labels != (None if labels is None else tuple(labels)):
+            known = own_task(attributes["task"], None if labels is None else tuple(labels), pair=pair)
+        return CacheRef(
+            path=path,
+            task=known,
+            encoder=attributes["encoder"],
+            fingerprint=attributes["fingerprint"],
+            default_feature=attributes["default_feature"],
+            features=tuple(name for name in FEATURES if all(name in cache[split].names for split in cache.splits)),
+            attributes=attributes,
+        )
+
+
+def _folder(encoder: str) -> str:
+    if Path(encoder).is_dir():
+        from pipeline.encode.encoders import resolve
+
+        return resolve(encoder).name
+    return encoder.replace("/", "--")
+
+
+def load_data(ref: CacheRef, feature: str, scale: str) -> FitData:
+    """Read a cache's labelled rows as scaled features. Raises `CacheError` where there is nothing to train on."""
+    features, labels = {}, {}
+    with open_cache(ref.path) as cache:
+        for split in cache.splits:
+            found = np.asarray(cache[split]["label"])
+            labelled = ~np.isnan(found) if ref.task.labels is None else found >= 0
+            if not labelled.any():
+                continue
+            labels[split] = found[labelled]
+            features[split] = np.asarray(cache[split][feature])[labelled]
+    if "train" not in labels:
+        raise CacheError(
+            f"{ref.path}: expected labelled rows in the split 'train', found splits {', '.join(cache.splits)}; "
+            f"embed the training split too (AX has none: its heads are MNLI's)"
+        )
+    if len(labels) < 2:
+        raise CacheError(f"{ref.path}: expected a labelled split to report on besides 'train', found none; embed one")
+    if ref.task.labels is not None:
+        for split, found in labels.items():
+            if found.max() >= len(ref.task.labels):
+                raise ConfigError(
+                    f"{ref.path}: expected labels below {len(ref.task.labels)} in {split!r}, found {found.max()}"
+                )
+    scaling = fit_scaling(scale, features["train"])
+    return FitData(
+        ref.task, ref.fingerprint, {split: scaling.apply(x) for split, x in features.items()}, labels, scaling
+    )

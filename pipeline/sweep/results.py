@@ -1,0 +1,213 @@
+"""The results database: one SQLite file that holds every trained head, its metrics, curve and outputs.
+
+Its tables (documented in docs/results.md) are meant to be read by other programs as well.
+"""
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import ResultsError
+
+__all__ = ["SELECTION", "Results"]
+
+#: Version of the tables below, in SQLite's `user_version`.
+VERSION = 1
+#: The name under which metrics on the selection rows stand beside those on splits.
+SELECTION = "selection"
+
+_TABLES = """
+CREATE TABLE heads (
+    id TEXT PRIMARY KEY, task TEXT NOT NULL, source TEXT NOT NULL, encoder TEXT NOT NULL, fingerprint TEXT NOT NULL,
+    head TEXT NOT NULL, main_metric TEXT NOT NULL,
+    features TEXT NOT NULL, protocol TEXT NOT NULL, seed INTEGER NOT NULL, config TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('trained', 'diverged')), diverged_at INTEGER, epoch INTEGER NOT NULL,
+    parameters INTEGER NOT NULL, flops INTEGER NOT NULL, fit_seconds REAL NOT NULL, n_train INTEGER NOT NULL,
+    device TEXT NOT NULL, versions TEXT NOT NULL, created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+) WITHOUT ROWID;
+CREATE TABLE metrics (
+    head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE, split TEXT NOT NULL, metric TEXT NOT NULL,
+    value REAL NOT NULL, PRIMARY KEY (head_id, split, metric)
+) WITHOUT ROWID;
+CREATE TABLE curves (
+    head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE, epoch INTEGER NOT NULL, training_loss REAL,
+    selection_loss REAL, selection_score REAL, PRIMARY KEY (head_id, epoch)
+) WITHOUT ROWID;
+CREATE TABLE outputs (
+    head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE, split TEXT NOT NULL, rows INTEGER NOT NULL,
+    classes INTEGER NOT NULL, float32 BLOB NOT NULL, PRIMARY KEY (head_id, split)
+);
+CREATE TABLE baselines (
+    fingerprint TEXT NOT NULL, split TEXT NOT NULL, rows INTEGER NOT NULL, metric TEXT NOT NULL, majority REAL,
+    PRIMARY KEY (fingerprint, split, metric)
+) WITHOUT ROWID;
+CREATE INDEX heads_by_task ON heads (task, encoder, head);
+"""
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+class Results:
+    """An open results database.
+
+    Safe for several processes at once: every pack is one short transaction, and a head that another process has
+    stored meanwhile is kept as it is.
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        """Open `path`; with `create`, make it where it is not there. Raises `ResultsError`."""
+        self.path = Path(path)
+        if not create and not self.path.is_file():
+            raise ResultsError(
+                f"{self.path}: expected a results database, found nothing; run fit_heads.py sweep (or make heads) first"
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            self._prepare(create)
+        except sqlite3.DatabaseError as error:
+            raise ResultsError(
+                f"{self.path}: expected a results database ({error}); name another with --results"
+            ) from error
+
+    def _prepare(self, create: bool) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and create and not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            with self._transaction():
+                # Another process may have made the tables between the look and the lock.
+                if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    for statement in filter(str.strip, _TABLES.split(";")):
+                        self._connection.execute(statement)
+                    self._connection.execute(f"PRAGMA user_version = {VERSION}")
+            version = VERSION
+        if version != VERSION:
+            raise ResultsError(
+                f"{self.path}: expected a results database of version {VERSION}, found {version}; "
+                "name another file with --results"
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that are stored."""
+        present = {row[0] for row in self._connection.execute("SELECT id FROM heads")}
+        return present & set(ids)
+
+    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Store heads, all or none.
+
+        A record has the columns of `heads` (with `config` and `versions` as dictionaries), and `metrics` by split,
+        `curve` (rows of epoch losses and score) and `outputs` by split [rows, classes].
+        """
+        columns = (
+            "id", "task", "source", "encoder", "fingerprint", "head", "main_metric", "features", "protocol", "seed",
+            "config", "status", "diverged_at", "epoch", "parameters", "flops", "fit_seconds", "n_train", "device", "versions",
+        )  # fmt: skip
+        places = ", ".join("?" * len(columns))
+        with self._transaction(), closing(self._connection.cursor()) as cursor:
+            for record in records:
+                values = [
+                    json.dumps(record[name]) if name in ("config", "versions") else record[name] for name in columns
+                ]
+                cursor.execute(f"INSERT OR IGNORE INTO heads ({', '.join(columns)}) VALUES ({places})", values)
+                if not cursor.rowcount:
+                    continue
+                head = record["id"]
+                cursor.executemany(
+                    "INSERT INTO metrics VALUES (?, ?, ?, ?)",
+                    [(head, s, m, v) for s, found in record["metrics"].items() for m, v in found.items()],
+                )
+                cursor.executemany(
+                    "INSERT INTO curves VALUES (?, ?, ?, ?, ?)",
+                    [(head, epoch, *map(_plain, row)) for epoch, row in enumerate(record["curve"], 1)],
+                )
+                cursor.executemany(
+                    "INSERT INTO outputs VALUES (?, ?, ?, ?, ?)",
+                    [(head, s, *v.shape, v.astype("<f4").tobytes()) for s, v in record["outputs"].items()],
+                )
+
+    def add_baselines(self, fingerprint: str, split: str, rows: int, majority: Mapping[str, float | None]) -> None:
+        """Store what the majority class of the training split scores on a split (`None` where that means nothing)."""
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO baselines VALUES (?, ?, ?, ?, ?)",
+                [(fingerprint, split, rows, metric, value) for metric, value in majority.items()],
+            )
+
+    def baselines(self) -> dict[tuple[str, str], dict[str, float | None]]:
+        """Metrics of the majority class by (fingerprint, split)."""
+        found: dict[tuple[str, str], dict[str, float | None]] = {}
+        for fingerprint, split, metric, value in self._connection.execute(
+            "SELECT fingerprint, split, metric, majority FROM baselines"
+        ):
+            found.setdefault((fingerprint, split), {})[metric] = value
+        return found
+
+    def heads(self, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Heads as documents (contract of `fit_heads.py run --json`), oldest task names first.
+
+        `where` maps columns of `heads` to one value or a collection of allowed values.
+        """
+        clauses, values = [], []
+        for column, allowed in (where or {}).items():
+            allowed = [allowed] if isinstance(allowed, str | int) else list(allowed)
+            clauses.append(f"{column} IN ({', '.join('?' * len(allowed))})")
+            values += allowed
+        condition = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        names = (
+            "id", "task", "source", "encoder", "fingerprint", "head", "main_metric", "features", "protocol", "seed",
+            "config", "status", "diverged_at", "epoch", "parameters", "flops", "fit_seconds", "n_train",
+        )  # fmt: skip
+        rows = self._connection.execute(
+            f"SELECT {', '.join(names)} FROM heads {condition} "
+            "ORDER BY task, encoder, features, protocol, head, config, seed",
+            values,
+        ).fetchall()
+        metrics: dict[str, dict[str, dict[str, float]]] = {}
+        for head, split, metric, value in self._connection.execute("SELECT * FROM metrics"):
+            metrics.setdefault(head, {}).setdefault(split, {})[metric] = value
+        documents = []
+        for row in rows:
+            document = dict(zip(names, row, strict=True))
+            document["config"] = json.loads(document["config"])
+            found = dict(metrics.get(document["id"], {}))
+            document["selection"] = found.pop(SELECTION, {})
+            document["metrics"] = found
+            documents.append(document)
+        return documents
+
+    def outputs(self, head: str, split: str) -> np.ndarray:
+        """A head's outputs [rows, classes], float32, on a reported split."""
+        row = self._connection.execute(
+            "SELECT rows, classes, float32 FROM outputs WHERE head_id = ? AND split = ?", (head, split)
+        ).fetchone()
+        if row is None:
+            raise ResultsError(f"{self.path}: expected outputs of head {head} on {split!r}, found none")
+        return np.frombuffer(row[2], "<f4").reshape(row[0], row[1])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,118 @@
+"""A trained head on disk: `<id>/head.safetensors` with its tensors, `<id>/config.json` with everything else."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.errors import ResultsError
+from pipeline.fit.data import Scaling
+from pipeline.fit.train import Outcome
+from pipeline.heads.config import HeadConfig
+from pipeline.heads.families import build_network
+from pipeline.heads.forward import network_forward
+from pipeline.heads.network import NetworkSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SavedHead", "load_head", "save_head"]
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """A head that predicts: features in, logits (or a value in the task's units) out.
+
+    `provenance` are the root attributes of the cache it was trained on.
+    """
+
+    id: str
+    config: HeadConfig
+    network: NetworkSpec
+    tensors: dict[str, "Tensor"]
+    scaling: Scaling
+    target_scale: tuple[float, float]
+    labels: tuple[str, ...] | None
+    provenance: Mapping[str, Any]
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Outputs [rows, classes], float32, of raw features [rows, inputs] as the cache holds them."""
+        import torch
+
+        if features.ndim != 2 or features.shape[1] != self.network.inputs:
+            raise ResultsError(
+                f"head {self.id}: expected features [rows, {self.network.inputs}], found {list(features.shape)}"
+            )
+        scaled = self.scaling.apply(np.asarray(features, np.float32))
+        with torch.inference_mode():
+            stacked = {name: tensor.unsqueeze(0) for name, tensor in self.tensors.items()}
+            found = network_forward(self.network, torch.from_numpy(scaled).unsqueeze(0), stacked)[0].numpy()
+        mean, spread = self.target_scale
+        return found * np.float32(spread) + np.float32(mean)
+
+
+def save_head(
+    folder: Path, name: str, outcome: Outcome, scaling: Scaling, target_scale: tuple[float, float],
+    provenance: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Write a head beside its place and rename it there; a head that is there already is kept."""
+    import torch
+    from safetensors.torch import save_file
+
+    place = folder / name
+    if place.is_dir():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
+    try:
+        tensors = {name: tensor.contiguous() for name, tensor in outcome.tensors.items()}
+        tensors |= {
+            "scaling.shift": torch.from_numpy(scaling.shift),
+            "scaling.factor": torch.from_numpy(scaling.factor),
+        }
+        save_file(tensors, work / "head.safetensors")
+        document = {
+            "id": name,
+            "config": outcome.config.to_json(),
+            "inputs": outcome.network.inputs,
+            "outputs": outcome.network.outputs,
+            "target_scale": list(target_scale),
+            "labels": provenance["labels"],
+            "provenance": dict(provenance),
+        }
+        (work / "config.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+        os.replace(work, place)
+    except OSError as error:
+        if not place.is_dir():
+            raise ResultsError(f"{place}: expected to write a head ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def load_head(folder: Path) -> SavedHead:
+    """Load a head from its folder. Raises `ResultsError` for anything but a whole head of a known kind."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / "head.safetensors")
+        config = HeadConfig.from_json(document["config"])
+        network = build_network(config, document["inputs"], document["outputs"])
+        scaling = Scaling(config.scale, tensors.pop("scaling.shift").numpy(), tensors.pop("scaling.factor").numpy())
+        labels = document["labels"]
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if found != network.shapes():
+            raise ResultsError(f"{folder}: expected tensors {network.shapes()}, found {found}")
+        return SavedHead(
+            document["id"], config, network, tensors, scaling, tuple(document["target_scale"]),
+            None if labels is None else tuple(labels), document["provenance"],
+        )  # fmt: skip
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise ResultsError(f"{folder}: expected a saved head ({type(error).__name__}: {error})") from error

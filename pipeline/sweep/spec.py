@@ -1,0 +1,104 @@
+"""What a sweep trains: lists of values for every option, and their product."""
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.heads.config import HeadConfig
+
+__all__ = ["Product", "parse_seeds", "read_spec"]
+
+#: Options of a head that a sweep takes lists of.
+HEAD_OPTIONS = tuple(
+    field.name for field in fields(HeadConfig) if field.name not in ("head", "protocol", "seed", "features")
+)
+#: An option whose single value is a list already: a list of it is a list of lists.
+_SEQUENCES = ("hidden", "grid_range")
+
+
+def parse_seeds(text: str | int | Iterable[int]) -> tuple[int, ...]:
+    """Seeds from `0:10` (half-open), `3`, `1,4,9`, any mix of them, or a list of numbers. Raises `ConfigError`."""
+    if not isinstance(text, str):
+        text = ",".join(map(str, [text] if isinstance(text, int) else text))
+    seeds: list[int] = []
+    for part in text.split(","):
+        try:
+            ends = [int(end) for end in part.split(":")]
+        except ValueError:
+            ends = []
+        if len(ends) not in (1, 2) or min(ends) < 0 or ends[-1] < ends[0] + len(ends) - 1:
+            raise ConfigError(f"--seeds: expected numbers and ranges such as 0:10 or 1,4,9, found {text!r}")
+        seeds += range(*ends) if len(ends) == 2 else ends
+    return tuple(dict.fromkeys(seeds))
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product of a sweep: every combination of tasks, encoders, features, heads, options and seeds.
+
+    `features` may hold `None`, the encoder's default. `options` maps names of `HeadConfig` to the values to try.
+    """
+
+    task: tuple[str, ...]
+    head: tuple[str, ...]
+    encoder: tuple[str | None, ...] = (None,)
+    features: tuple[str | None, ...] = (None,)
+    protocol: tuple[str, ...] = ("clean",)
+    seeds: tuple[int, ...] = (0,)
+    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("task", "head", "encoder", "features", "protocol", "seeds"):
+            if not getattr(self, name):
+                raise ConfigError(f"sweep: expected at least one {name.removesuffix('s')}, found none; give --{name}")
+
+    def combinations(self) -> list[tuple[str, dict[str, Any]]]:
+        """Every (protocol, options) of the product."""
+        names = tuple(self.options)
+        values = itertools.product(*(self.options[name] for name in names))
+        choices = [dict(zip(names, chosen, strict=True)) for chosen in values]
+        return [(protocol, choice) for protocol in self.protocol for choice in choices]
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    if name in _SEQUENCES:
+        nested = isinstance(value, list) and value and all(isinstance(item, list) for item in value)
+        return tuple(map(tuple, value)) if nested else (tuple(value) if isinstance(value, list) else (value,),)
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def product_from(table: Mapping[str, Any], where: str) -> Product:
+    """A product from option names and values (a table of a specification). Raises `ConfigError` on unknown names."""
+    own = ("task", "head", "encoder", "features", "protocol", "seeds")
+    keys = {name.replace("-", "_"): value for name, value in table.items()}
+    for name in keys:
+        if name not in (*own, *HEAD_OPTIONS):
+            raise UnknownNameError(f"key of {where}", name, (*own, *HEAD_OPTIONS))
+    given = {name: _listed(name, keys[name]) for name in own if name in keys and name != "seeds"}
+    if "seeds" in keys:
+        given["seeds"] = parse_seeds(keys["seeds"])
+    for name in ("task", "head"):
+        if name not in given:
+            raise ConfigError(f"{where}: expected the key {name!r}, found {', '.join(table) or 'none'}")
+    return Product(**given, options={name: _listed(name, keys[name]) for name in HEAD_OPTIONS if name in keys})
+
+
+def read_spec(path: Path, options: Mapping[str, Any] | None = None) -> list[Product]:
+    """The products of a SPEC.toml: one for each `[[sweep]]` table, top-level keys shared by all of them.
+
+    `options`, as from a command line, go over what the file says.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a sweep specification ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML: {error}") from error
+    tables = document.pop("sweep", [{}])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{path}: expected [[sweep]] tables, found 'sweep = ...'; write [[sweep]]")
+    return [product_from(document | table | dict(options or {}), str(path)) for table in tables]
