@@ -1,60 +1,41 @@
-"""The two checksums of the HDF5 format: Fletcher-32 for chunks of data, Jenkins' lookup3 for everything else."""
+"""Checksums: HDF5's Fletcher-32 (chunks of data) and lookup3 (all other structures), and what a `sha256` covers."""
+
+import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["fletcher32", "is_finite", "lookup3"]
+__all__ = ["fletcher32", "hash_texts", "is_finite", "lookup3", "text_bytes"]
 
-_MASK = np.uint64(0x0000FFFF0000FFFF)
-_SHIFT = np.uint64(16)
-_LOW = np.uint64(0xFFFFFFFF)
-_HIGH = np.uint64(32)
-_PIECE = 1 << 17  # bytes worked on at a time: they stay in the second-level cache
+_SIDE = 256
+_PIECE = _SIDE * _SIDE  # words summed at a time: as 32-bit numbers they stay in the second-level cache
+_INDEX = np.arange(_SIDE, dtype=np.int64)
 
 
 def fletcher32(data: bytes | memoryview | np.ndarray) -> int:
     """HDF5's Fletcher-32 of `data`, as the 32-bit number that HDF5 stores little-endian behind a chunk.
 
     HDF5 sums big-endian 16-bit words modulo 65535. As 2^16 = 1 there, a swapped word is 256 times the word, so the sums
-    are taken over little-endian words, four to a 64-bit number, and multiplied once at the end. A last odd byte counts
-    as the high byte of a word.
+    are taken over little-endian words and multiplied once at the end. A last odd byte is the high byte of a word.
     """
-    octets = np.frombuffer(data, np.uint8) if not isinstance(data, np.ndarray) else data.reshape(-1).view(np.uint8)
-    if octets.size % 8:
-        octets = np.concatenate([octets, np.zeros(-octets.size % 8, np.uint8)])
-        words = (len(memoryview(data).cast("B")) + 1) // 2
-    else:
-        words = octets.size // 2
-    total = weighted = 0  # sum of w_i; sum of (number of words after word i, itself included) * w_i
-    for start in range(0, octets.size, _PIECE):
-        piece = octets[start : start + _PIECE].view(np.uint64)
-        lanes, first, position = _word_sums(piece)
-        after = words - start // 2
-        total += lanes
-        # sum over the piece of (after - i) * w_i, i counted from the piece's start
-        weighted += after * lanes - (4 * position + first)
+    octets = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+    if octets.size % 2:
+        octets = np.append(octets, np.uint8(0))
+    words = octets.view("<u2")
+    buffer = np.zeros(min(_PIECE, -(-words.size // _SIDE) * _SIDE), np.uint32)
+    total = weighted = 0  # sum of word i; sum of word i times the number of words from it to the end
+    for start in range(0, words.size, _PIECE):
+        piece = words[start : start + _PIECE]
+        if piece.size < buffer.size:
+            buffer = np.zeros(-(-piece.size // _SIDE) * _SIDE, np.uint32)
+        buffer[: piece.size] = piece
+        table = buffer.reshape(-1, _SIDE)
+        rows = np.add.reduce(table, axis=1, dtype=np.uint32).astype(np.int64)
+        columns = np.add.reduce(table, axis=0, dtype=np.uint32).astype(np.int64)
+        here = int(rows.sum())
+        total += here
+        weighted += (words.size - start) * here - _SIDE * int(rows @ _INDEX[: len(rows)]) - int(columns @ _INDEX)
     return _fold(weighted) << 16 | _fold(total)
-
-
-def _word_sums(piece: np.ndarray) -> tuple[int, int, int]:
-    """Sums over the 16-bit words of `piece` [n] uint64: of w; of (i mod 4) * w; of (i div 4) * w, i the word's index."""
-    columns = 64
-    if piece.size % columns:
-        piece = np.concatenate([piece, np.zeros(-piece.size % columns, np.uint64)])
-    table = piece.reshape(-1, columns)
-    even = table & _MASK  # words 0 and 2 of each four, 32 bits apart
-    odd = (table >> _SHIFT) & _MASK  # words 1 and 3
-    even_columns, odd_columns = even.sum(axis=0), odd.sum(axis=0)
-    even += odd
-    rows = even.sum(axis=1)
-    row_sums = (rows & _LOW) + (rows >> _HIGH)
-    w0, w2 = even_columns & _LOW, even_columns >> _HIGH
-    w1, w3 = odd_columns & _LOW, odd_columns >> _HIGH
-    column_sums = w0 + w1 + w2 + w3
-    lanes = int(column_sums.sum())
-    first = int((w1 + 2 * w2 + 3 * w3).sum())
-    by_column = int((column_sums * np.arange(columns, dtype=np.uint64)).sum())
-    by_row = int((row_sums * np.arange(len(row_sums), dtype=np.uint64)).sum())
-    return lanes, first, by_row * columns + by_column
 
 
 def _fold(total: int) -> int:
@@ -105,3 +86,13 @@ def is_finite(values: np.ndarray) -> bool:
     flat = values.reshape(-1).view(bits)
     sign_free = bits(exponent | (exponent & -exponent) - 1)
     return all(int((flat[i : i + 65536] & sign_free).max()) < exponent for i in range(0, flat.size, 65536))
+
+
+def text_bytes(texts: Iterable[bytes]) -> bytes:
+    """What the `sha256` of a dataset of texts is taken over: each text's UTF-8 with a zero byte behind it."""
+    return b"".join(text + b"\0" for text in texts)
+
+
+def hash_texts(texts: Iterable[bytes]) -> str:
+    """The `sha256` of a dataset that holds these texts (UTF-8)."""
+    return hashlib.sha256(text_bytes(texts)).hexdigest()

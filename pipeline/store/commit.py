@@ -24,7 +24,7 @@ Rows = np.ndarray | list[bytes]
 def commit_record(
     streams: Mapping[str, Stream], known: Mapping[str, int], end: int, notes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], bytes]:
-    """A journal record (header, payload) of the state of `streams`, of which `known` chunks stand in earlier records."""
+    """A journal record (header, payload) of `streams`, of which `known` chunks each stand in earlier records."""
     states = {path: stream.state(known[path]) for path, stream in streams.items()}
     tails = b"".join(stream.tail.tobytes() for stream in streams.values())
     return {"end": end, "streams": states, **notes}, tails
@@ -47,7 +47,7 @@ class Committer:
             thread.start()
 
     def put(self, block: Mapping[str, tuple[Stream, Rows, bool]], notes: Mapping[str, Any]) -> None:
-        """Hand over one block: for each stream its rows and whether they are the last; waits while two are under way."""
+        """Hand over a block: for each stream its rows and whether they are the last; waits while two are under way."""
         self.check()
         self._blocks.put((block, notes))
         self.check()
@@ -100,3 +100,4 @@ class Committer:
         while (item := self._records.get()) is not None:
             self._file.sync()
             self._journal.append(*item)
+            self._file.committed = item[0]["end"]

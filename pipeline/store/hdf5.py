@@ -1,11 +1,14 @@
 """The HDF5 file format, as much of it as a finished cache needs, encoded by hand.
 
-A cache is written in one pass: chunks of data one after another, and the index (groups, headers, chunk addresses) last,
-so nothing that has been written is ever written again. Libraries keep the index up to date as they go, which is what
-makes a killed writer's file unreadable. Everything here is HDF5 1.10's format (superblock 3, object headers 2, layout 4,
-fixed-array chunk index), where the library checks every structure's checksum. All numbers are little-endian.
+A cache is written in one pass: chunks of data one after another, and the index (groups, headers, chunk addresses)
+last, so nothing that has been written is ever written again. Libraries keep the index up to date as they go, which is
+what makes a killed writer's file unreadable. Everything here is HDF5 1.10's format (superblock 3, object headers 2,
+layout 4, fixed-array chunk index), where every structure has a checksum. All numbers are little-endian.
+
+One content has one encoding: `encode` of the same tree at the same address gives the same bytes. A reader compares.
 """
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,19 @@ import numpy as np
 
 from pipeline.store.checksum import lookup3
 
-__all__ = ["REFERENCE", "SUPERBLOCK_BYTES", "ChunkedDataset", "IndexBuilder", "heap_collections", "superblock"]
+__all__ = [
+    "BOOLEAN",
+    "REFERENCE",
+    "SUPERBLOCK_BYTES",
+    "TYPES",
+    "UNDEFINED",
+    "ChunkedDataset",
+    "Group",
+    "chunk_entry",
+    "encode",
+    "heap_collections",
+    "superblock",
+]
 
 SUPERBLOCK_BYTES = 48
 UNDEFINED = 0xFFFFFFFFFFFFFFFF
@@ -26,9 +41,9 @@ _HEAP_OBJECTS = 60_000
 
 _INT64 = bytes.fromhex("10080000 08000000 0000 4000")
 _STRING = bytes.fromhex("19010100 10000000 10000000 01000000 0000 0800")
-_BOOLEAN = bytes.fromhex("38020000 01000000 10080000 01000000 0000 0800") + b"FALSE\0TRUE\0\0\1"
+BOOLEAN = bytes.fromhex("38020000 01000000 10080000 01000000 0000 0800") + b"FALSE\0TRUE\0\0\1"
 _SCALAR = bytes.fromhex("02000000")
-_TYPES = {
+TYPES = {
     "int32": bytes.fromhex("10080000 04000000 0000 2000"),
     "int64": _INT64,
     "float16": bytes.fromhex("11200f00 02000000 0000 1000 0a05000a 0f000000"),
@@ -50,6 +65,25 @@ class ChunkedDataset:
     dtype: str
     chunk_rows: int
     chunks: Sequence[int]
+    attributes: Mapping[str, Any]
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a chunk's rows, without the checksum behind them."""
+        item = struct.unpack_from("<I", TYPES[self.dtype], 4)[0]
+        return self.chunk_rows * math.prod(self.shape[1:]) * item
+
+    @property
+    def checked(self) -> bool:
+        """Whether a Fletcher-32 stands behind each chunk; the format has no filters for strings."""
+        return self.dtype != "string"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Named groups and datasets, in order, and attributes (texts, whole numbers, truth values, floats)."""
+
+    members: "Mapping[str, Group | ChunkedDataset]"
     attributes: Mapping[str, Any]
 
 
@@ -91,79 +125,70 @@ def heap_collections(strings: Sequence[bytes], address: int) -> tuple[bytes, np.
     return b"".join(out), references
 
 
-class IndexBuilder:
-    """Collects the index that goes behind the data: call `group` and `dataset` depth first, then `close` with the root.
+def encode(root: Group, address: int) -> tuple[bytes, int]:
+    """The index of a file whose data end at `address`: its bytes, to be put there, and the root header's address."""
+    index = _Index(address)
+    header = index.group(root)
+    return bytes(index.parts), header
 
-    `address` is where the index will begin in the file; `bytes` is what has been collected.
-    """
+
+class _Index:
+    """Collects the structures of an index, members before the groups that name them."""
 
     def __init__(self, address: int) -> None:
-        self._address, self._parts = address, bytearray()
-
-    @property
-    def bytes(self) -> bytes:
-        """The index so far."""
-        return bytes(self._parts)
-
-    @property
-    def end(self) -> int:
-        """Address behind the last byte so far."""
-        return self._address + len(self._parts)
+        self._address, self.parts = address, bytearray()
 
     def _put(self, data: bytes) -> int:
-        address = self.end
-        self._parts += data
+        address = self._address + len(self.parts)
+        self.parts += data
         return address
+
+    def group(self, group: Group) -> int:
+        """Add a group's members and its header; returns the header's address."""
+        messages = [(0x02, b"\0\0" + b"\xff" * 16, 0), (0x0A, b"\0\0", 1)]
+        for name, member in group.members.items():
+            address = self.group(member) if isinstance(member, Group) else self.dataset(member)
+            encoded = name.encode()
+            link = struct.pack("<BBBB", 1, 0x10, 1, len(encoded)) + encoded + struct.pack("<Q", address)
+            messages.append((0x06, link, 0))
+        return self._header(messages, group.attributes)
 
     def dataset(self, dataset: ChunkedDataset) -> int:
         """Add a dataset's chunk index and header; returns the header's address."""
-        kind = _TYPES[dataset.dtype]
-        item = struct.unpack_from("<I", kind, 4)[0]
+        kind = TYPES[dataset.dtype]
         rank = len(dataset.shape)
         space = struct.pack(f"<4B{rank}Q", 2, rank, 0, 1, *dataset.shape)
         messages = [(0x01, space, 0), (0x03, kind, 1)]
-        if not dataset.chunks:
+        if not len(dataset.chunks):
             messages += [(0x05, b"\3\x0a", 1), (0x08, struct.pack("<BBQQ", 4, 1, UNDEFINED, 0), 0)]
         else:
-            checked = dataset.dtype != "string"
+            item = struct.unpack_from("<I", kind, 4)[0]
             chunk = (dataset.chunk_rows, *dataset.shape[1:], item)
-            index, page_bits = self._fixed_array(dataset.chunks, int(np.prod(chunk, dtype=np.int64)), checked)
+            index, page_bits = self._fixed_array(dataset)
             width = (max(chunk).bit_length() + 7) // 8  # the library wants exactly the width that the largest needs
             layout = struct.pack("<5B", 4, 2, 0, rank + 1, width)
             layout += b"".join(extent.to_bytes(width, "little") for extent in chunk)
             layout += struct.pack("<BBQ", 3, page_bits, index)
-            messages += [(0x05, b"\3\x0b" if checked else b"\3\3", 1), (0x08, layout, 0)]
-            if checked:  # Fletcher-32 is filter 3
+            messages += [(0x05, b"\3\x0b" if dataset.checked else b"\3\3", 1), (0x08, layout, 0)]
+            if dataset.checked:  # Fletcher-32 is filter 3
                 messages.append((0x0B, struct.pack("<BBHHH", 2, 1, 3, 0, 0), 1))
         return self._header(messages, dataset.attributes)
 
-    def _fixed_array(self, chunks: Sequence[int], chunk_bytes: int, checked: bool) -> tuple[int, int]:
+    def _fixed_array(self, dataset: ChunkedDataset) -> tuple[int, int]:
         """A fixed-array chunk index in one page; returns its address and the page's size in bits."""
-        table = np.zeros(len(chunks), [("address", "<u8")])
-        page_bits = max(10, len(chunks).bit_length())
-        if checked:  # the library derives the width of a filtered chunk's size from the unfiltered size
-            width = min(8, 1 + (chunk_bytes.bit_length() + 7) // 8)
-            table = np.zeros(len(chunks), [("address", "<u8"), ("size", "u1", width), ("mask", "<u4")])
-            table["size"] = np.frombuffer((chunk_bytes + 4).to_bytes(width, "little"), np.uint8)
-        table["address"] = chunks
-        header_address = self.end
-        header = b"FAHD" + struct.pack(
-            "<4BQQ", 0, int(checked), table.dtype.itemsize, page_bits, len(chunks), header_address + 28
-        )
-        block = b"FADB" + struct.pack("<BBQ", 0, int(checked), header_address) + table.tobytes()
+        count, checked = len(dataset.chunks), dataset.checked
+        page_bits = max(10, count.bit_length())
+        table = np.zeros(count, chunk_entry(dataset.chunk_bytes, checked))
+        table["address"] = dataset.chunks
+        if checked:
+            stored = (dataset.chunk_bytes + 4).to_bytes(table.dtype["size"].itemsize, "little")
+            table["size"] = np.frombuffer(stored, np.uint8)
+        address = self._address + len(self.parts)
+        header = struct.pack("<4s4BQQ", b"FAHD", 0, checked, table.dtype.itemsize, page_bits, count, address + 28)
+        block = struct.pack("<4sBBQ", b"FADB", 0, checked, address) + table.tobytes()
         self._put(header + struct.pack("<I", lookup3(header)))
         self._put(block + struct.pack("<I", lookup3(block)))
-        return header_address, page_bits
-
-    def group(self, members: Mapping[str, int], attributes: Mapping[str, Any]) -> int:
-        """Add a group of named header addresses; returns its own header's address."""
-        messages = [(0x02, b"\0\0" + b"\xff" * 16, 0), (0x0A, b"\0\0", 1)]
-        for name, address in members.items():
-            encoded = name.encode()
-            messages.append(
-                (0x06, struct.pack("<BBBB", 1, 0x10, 1, len(encoded)) + encoded + struct.pack("<Q", address), 0)
-            )
-        return self._header(messages, attributes)
+        return address, page_bits
 
     def _header(self, messages: list[tuple[int, bytes, int]], attributes: Mapping[str, Any]) -> int:
         encoded = self._attributes(attributes)
@@ -176,7 +201,7 @@ class IndexBuilder:
     def _attributes(self, attributes: Mapping[str, Any]) -> list[tuple[int, bytes, int]]:
         """Attribute messages; the texts among them go to heap collections of the index."""
         texts = {name: value.encode() for name, value in attributes.items() if isinstance(value, str)}
-        heap, references = heap_collections(list(texts.values()), self.end)
+        heap, references = heap_collections(list(texts.values()), self._address + len(self.parts))
         self._put(heap)
         by_name = dict(zip(texts, references, strict=True))
         messages = []
@@ -184,12 +209,20 @@ class IndexBuilder:
             if name in by_name:
                 kind, data = _STRING, by_name[name].tobytes()
             elif isinstance(value, bool):
-                kind, data = _BOOLEAN, bytes([value])
+                kind, data = BOOLEAN, bytes([value])
             elif isinstance(value, int):
                 kind, data = _INT64, struct.pack("<q", value)
             else:
-                kind, data = _TYPES["float64"], struct.pack("<d", value)
+                kind, data = TYPES["float64"], struct.pack("<d", value)
             label = name.encode() + b"\0"
             sizes = struct.pack("<BBHHHB", 3, 0, len(label), len(kind), len(_SCALAR), 1)
             messages.append((0x0C, sizes + label + kind + _SCALAR + data, 0))
         return messages
+
+
+def chunk_entry(chunk_bytes: int, checked: bool) -> np.dtype:
+    """One entry of a chunk index: an address, and for checked chunks the stored size and a mask of skipped filters."""
+    if not checked:
+        return np.dtype([("address", "<u8")])
+    width = min(8, 1 + (chunk_bytes.bit_length() + 7) // 8)  # as the library derives it from the unfiltered size
+    return np.dtype([("address", "<u8"), ("size", "u1", width), ("mask", "<u4")])

@@ -1,51 +1,51 @@
 """The cheap checks that every reader makes before it reads data: is this a cache, whole, and only a cache."""
 
 import contextlib
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from pipeline.errors import CacheError
 from pipeline.hashing import hash_json
+from pipeline.store.hdf5 import SUPERBLOCK_BYTES, ChunkedDataset, Group
+from pipeline.store.parse import Bytes, check_encoding, parse
 from pipeline.store.schema import ATTRIBUTES, DATASETS, SCHEMA, decode_attributes, fingerprint
 
-__all__ = ["Layout", "SplitLayout", "inspect", "own_attributes"]
+__all__ = ["Layout", "SplitLayout", "as_cache_error", "inspect", "own_attributes"]
 
 REMEDY = "embed again with --force"
 
 
 @dataclass(frozen=True)
 class SplitLayout:
-    """A split's rows and its HDF5 datasets: path in the group to dtype (numpy's name or `string`)."""
+    """A split's rows and its HDF5 datasets by their path in the group, in the table's order."""
 
     rows: int
-    datasets: dict[str, str]
+    datasets: dict[str, ChunkedDataset]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a checked file holds: decoded root attributes, and its splits."""
+    """What a checked file holds: decoded root attributes, splits, widths of the axes, where data end and index begins."""
 
     attributes: dict[str, Any]
     splits: dict[str, SplitLayout]
     widths: dict[str, int]
+    data_end: int
 
 
 @contextlib.contextmanager
-def _as_cache_error(path: Path) -> Iterator[None]:
+def as_cache_error(where: Path | str, expected: str) -> Iterator[None]:
+    """Whatever reading damaged or foreign bytes may raise, as a `CacheError` in one line."""
     try:
         yield
-    except CacheError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise CacheError(
-            f"{path}: expected a finished cache, found a damaged or foreign file ({text}); {REMEDY}"
-        ) from error
+    except (CacheError, OSError, ValueError, TypeError, struct.error, IndexError, OverflowError, MemoryError) as error:
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CacheError(f"{where}: expected {expected}, {text}; {REMEDY}") from error
 
 
 def own_attributes(stored: dict[str, Any]) -> str:
@@ -53,126 +53,97 @@ def own_attributes(stored: dict[str, Any]) -> str:
     return hash_json({name: value for name, value in stored.items() if name != "attributes_sha256"})
 
 
-def inspect(path: Path, *, part: bool = False) -> tuple[h5py.File, Layout]:
-    """Open a file and check its layout; every fault is a `CacheError`, and then the file is closed."""
+def inspect(path: Path, *, part: bool = False) -> tuple[Bytes, Layout]:
+    """Open a file and check it without reading data; every fault is a `CacheError`, and then the file is closed."""
     if not path.exists():
         raise CacheError(f"{path}: expected a cache, found no such file; run embed.py first")
-    if not path.is_file() or not h5py.is_hdf5(path):
-        raise CacheError(f"{path}: expected a cache (an HDF5 file), found something else; {REMEDY}")
-    with _as_cache_error(path):
-        file = h5py.File(path, "r", locking="best-effort")
+    if not path.is_file():
+        raise CacheError(f"{path}: expected a cache, found something that is not a file")
+    with as_cache_error(path, "a readable cache"):
+        file = Bytes(path)
     try:
-        with _as_cache_error(path):
-            return file, _layout(path, file, part)
+        with as_cache_error(path, "a finished cache"):
+            return file, _layout(file, part)
     except BaseException:
         file.close()
         raise
 
 
-def _layout(path: Path, file: h5py.File, part: bool) -> Layout:
-    stored = {name: _plain(path, name, value) for name, value in _attributes(file).items()}
+def _layout(file: Bytes, part: bool) -> Layout:
+    tree = parse(file)
+    stored = dict(tree.attributes)
     if stored.get("schema") != SCHEMA:
-        raise CacheError(f"{path}: expected schema {SCHEMA}, found {stored.get('schema')!r}; {REMEDY}")
+        raise CacheError(f"found schema {stored.get('schema')!r} where this version reads {SCHEMA}")
     if missing := [name for name in (*ATTRIBUTES, "attributes_sha256") if name not in stored]:
-        raise CacheError(f"{path}: expected the root attributes of a cache, {', '.join(missing)} missing; {REMEDY}")
+        raise CacheError(f"found no root attribute {', '.join(missing)}")
+    kinds = {"text": str, "json": str, "number": int}
+    for name, value in stored.items():
+        if not isinstance(value, kinds.get(ATTRIBUTES.get(name, ""), object)):
+            raise CacheError(f"found {value!r} as attribute {name}")
     if stored["attributes_sha256"] != own_attributes(stored):
-        raise CacheError(f"{path}: expected attributes as they were written, found them changed; {REMEDY}")
+        raise CacheError("found attributes that are not those of attributes_sha256")
     attributes = decode_attributes(stored)
     if attributes["fingerprint"] != fingerprint(attributes):
-        raise CacheError(f"{path}: expected the fingerprint of its attributes, found another; {REMEDY}")
+        raise CacheError("found a fingerprint that is not that of the attributes")
     if ("part" in attributes) != part:
-        found = "one worker's part" if "part" in attributes else "a whole file"
-        raise CacheError(f"{path}: expected {'a part' if part else 'a whole cache'}, found {found}; merge parts first")
-    size = path.stat().st_size
+        raise CacheError("found one worker's part, to be merged first" if "part" in attributes else "found no part")
     splits: dict[str, SplitLayout] = {}
     widths: dict[str, int] = {}
-    for name, group in _members(path, file).items():
-        if not isinstance(group, h5py.Group):
-            raise CacheError(f"{path}: expected splits, found the dataset {name!r}; {REMEDY}")
-        splits[name] = _split(f"{path}/{name}", group, attributes["labels"] is None, size, widths)
-    return Layout(attributes, splits, widths)
+    for name in sorted(tree.members, key=_split_order):
+        splits[name] = _split(name, tree.members[name], attributes["labels"] is None, widths)
+    end = check_encoding(file, tree)
+    _check_extents([dataset for split in splits.values() for dataset in split.datasets.values()], end)
+    return Layout(attributes, splits, widths, end)
 
 
-def _attributes(owner: h5py.Group | h5py.Dataset) -> dict[str, Any]:
-    for name in owner.attrs:
-        found = owner.attrs.get_id(name)
-        if found.shape != () or found.get_type().get_class() not in (
-            h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM,
-        ):  # fmt: skip
-            raise CacheError(
-                f"attribute {name!r} of {owner.name}: expected a text or a number, found something else; {REMEDY}"
-            )
-    return dict(owner.attrs)
+def _split_order(name: str) -> tuple[int, str]:
+    first = name.split("_")[0]
+    return ("train", "validation", "test").index(first) if first in ("train", "validation", "test") else 3, name
 
 
-def _plain(path: Path, name: str, value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    value = value.decode() if isinstance(value, bytes) else value
-    expected = {"text": str, "json": str, "number": int}.get(ATTRIBUTES.get(name, ""), (str, int, float, bool))
-    if not isinstance(value, expected):
-        raise CacheError(f"{path}: attribute {name!r} is {value!r}, of the wrong type; {REMEDY}")
-    return value
-
-
-def _members(where: Path | str, group: h5py.Group) -> dict[str, Any]:
-    """Members of a group through hard links alone."""
-    out = {}
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise CacheError(f"{where}: expected data in the file itself, found {name!r} to be a link; {REMEDY}")
-        out[name] = group[name]
-    return out
-
-
-def _split(where: str, group: h5py.Group, regression: bool, size: int, widths: dict[str, int]) -> SplitLayout:
-    attributes = _attributes(group)
-    rows, complete = attributes.get("rows"), attributes.get("complete")
-    if complete is None or rows is None or not complete or int(rows) < 0:
-        raise CacheError(f"{where}: expected a complete split, found rows={rows!r}, complete={complete!r}; {REMEDY}")
-    found: dict[str, h5py.Dataset] = {}
-    for name, member in _members(where, group).items():
-        if isinstance(member, h5py.Group) and name == "last_hidden":
-            found |= {f"{name}/{inner}": item for inner, item in _members(f"{where}/{name}", member).items()}
-        else:
-            found[name] = member
-    extents: dict[str, int] = {"N": int(rows), "N+1": int(rows) + 1}
-    datasets: dict[str, str] = {}
-    for name, dataset in found.items():
-        if name not in DATASETS or not isinstance(dataset, h5py.Dataset):
-            raise CacheError(f"{where}: expected datasets of schema {SCHEMA}, found {name!r}; {REMEDY}")
-        datasets[name] = DATASETS[name].stored_dtype(regression)
-        _dataset(f"{where}/{name}", dataset, datasets[name], size)
-        axes = DATASETS[name].shape
+def _split(split: str, group: Group | ChunkedDataset, regression: bool, widths: dict[str, int]) -> SplitLayout:
+    if not isinstance(group, Group):
+        raise CacheError(f"found a dataset {split!r} where splits are")
+    rows, complete = group.attributes.get("rows"), group.attributes.get("complete")
+    if complete is not True or not isinstance(rows, int) or rows < 0:
+        raise CacheError(f"found the split {split} with rows={rows!r}, complete={complete!r}")
+    found: dict[str, Group | ChunkedDataset] = {}
+    for name, member in group.members.items():
+        inner = member.members if isinstance(member, Group) else {}
+        found |= {f"{name}/{below}": item for below, item in inner.items()} or {name: member}
+    extents = {"N": rows, "N+1": rows + 1}
+    for path, dataset in found.items():
+        where = f"{split}/{path}"
+        if path not in DATASETS or not isinstance(dataset, ChunkedDataset):
+            raise CacheError(f"found {where}, which schema {SCHEMA} does not have")
+        dtype, axes = DATASETS[path].stored_dtype(regression), DATASETS[path].shape
+        if dataset.dtype != dtype:
+            raise CacheError(f"found {where} of dtype {dataset.dtype} where {dtype} belongs")
         if len(axes) != len(dataset.shape):
-            raise CacheError(f"{where}/{name}: expected {len(axes)} axes, found the shape {dataset.shape}; {REMEDY}")
+            raise CacheError(f"found {where} of shape {dataset.shape} where {len(axes)} axes belong")
         for axis, extent in zip(axes, dataset.shape, strict=True):
             known = extents if axis in ("N", "T", "N+1") else widths
             if known.setdefault(axis, extent) != extent:
-                raise CacheError(
-                    f"{where}/{name}: expected {axis} = {known[axis]}, found the shape {dataset.shape}; {REMEDY}"
-                )
-    if len({"last_hidden/values", "last_hidden/offsets"} & set(found)) == 1:
-        raise CacheError(f"{where}: expected last_hidden/values and last_hidden/offsets, found one of them; {REMEDY}")
-    return SplitLayout(int(rows), datasets)
+                raise CacheError(f"found {where} of shape {dataset.shape} where {axis} is {known[axis]}")
+        digest = dataset.attributes.get("sha256")
+        if not isinstance(digest, str) or len(digest) != 64:
+            raise CacheError(f"found {where} without a sha256")
+        if not len(dataset.chunks) and dataset.shape[0] * (dataset.shape[1:] or (1,))[0]:
+            raise CacheError(f"found {where} of shape {dataset.shape} without data")
+    if ("last_hidden/values" in found) != ("last_hidden/offsets" in found):
+        raise CacheError(f"found half of {split}/last_hidden")
+    return SplitLayout(rows, {path: found[path] for path in DATASETS if path in found})
 
 
-def _dataset(where: str, dataset: h5py.Dataset, dtype: str, size: int) -> None:
-    text = h5py.check_string_dtype(dataset.dtype)
-    right = text is not None and text.encoding == "utf-8" if dtype == "string" else dataset.dtype == np.dtype(dtype)
-    if not right:
-        raise CacheError(f"{where}: expected {dtype}, found {dataset.dtype}; {REMEDY}")
-    plist = dataset.id.get_create_plist()
-    if plist.get_layout() not in (h5py.h5d.CHUNKED, h5py.h5d.CONTIGUOUS) or dataset.external or dataset.is_virtual:
-        raise CacheError(f"{where}: expected data in the file itself, found external or virtual storage; {REMEDY}")
-    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
-    if not filters <= {h5py.h5z.FILTER_FLETCHER32}:
-        raise CacheError(f"{where}: expected no filter but Fletcher-32, found filters {sorted(filters)}; {REMEDY}")
-    claimed = dataset.size * dataset.dtype.itemsize
-    if claimed > size or claimed > dataset.id.get_storage_size():
-        raise CacheError(
-            f"{where}: expected the shape {dataset.shape} to be stored, found {size} bytes of file; {REMEDY}"
-        )
-    recorded = _attributes(dataset).get("sha256")
-    if not isinstance(recorded, str) or len(recorded) != 64:
-        raise CacheError(f"{where}: expected a recorded sha256, found {recorded!r}; {REMEDY}")
+def _check_extents(datasets: list[ChunkedDataset], end: int) -> None:
+    """Chunks lie between the superblock and the index, none on another."""
+    starts = [np.asarray(dataset.chunks, np.uint64) for dataset in datasets if len(dataset.chunks)]
+    sizes = [np.uint64(d.chunk_bytes + 4 * d.checked) for d in datasets if len(d.chunks)]
+    if not starts:
+        return
+    stops = np.concatenate([start + size for start, size in zip(starts, sizes, strict=True)])
+    flat = np.concatenate(starts)
+    order = np.argsort(flat, kind="stable")
+    flat, stops = flat[order], stops[order]
+    if flat[0] < SUPERBLOCK_BYTES or stops.max() > end or flat.max() > end or np.any(stops[:-1] > flat[1:]):
+        raise CacheError("found chunks that lie outside the data or on one another")

@@ -13,12 +13,13 @@ import os
 import shutil
 import socket
 import struct
+import weakref
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CacheError
 
-__all__ = ["Journal", "Lock", "read_journal", "remove_work", "sync_folder", "work_folder"]
+__all__ = ["Journal", "Lock", "holder", "read_journal", "remove_work", "sync_folder", "work_folder"]
 
 _MAGIC = b"KGJ1"
 _HEAD = struct.Struct("<4sIQ")
@@ -48,6 +49,21 @@ def remove_work(folder: Path) -> None:
         folder.rmdir()
 
 
+def holder(folder: Path) -> str | None:
+    """The process that has a work folder locked, in words; `None` if none has."""
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+    finally:
+        os.close(descriptor)
+    return None
+
+
 class Lock:
     """An exclusive lock on a work folder, made if it is not there; the kernel releases it when the process ends.
 
@@ -74,15 +90,29 @@ class Lock:
                 if os.path.samestat(os.fstat(self._descriptor), path.stat()):
                     break
             os.close(self._descriptor)  # removed between opening and locking: what we hold locks nothing
+        _HELD.add(self)
         os.ftruncate(self._descriptor, 0)
         with contextlib.suppress(OSError):  # a full disk must not stop a process that only wants to resume or read
             os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give the lock back."""
+        _HELD.discard(self)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+_HELD: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+def _forget() -> None:
+    """A forked child shares its parent's locks, and would hold them after the parent's death."""
+    for lock in list(_HELD):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _record(header: dict[str, Any], payload: bytes) -> bytes:
@@ -113,7 +143,7 @@ def read_journal(path: Path) -> tuple[list[tuple[dict[str, Any], bytes]], int]:
 
 
 class Journal:
-    """The journal of a work folder, open for appending; use `read_journal` first and give the length of what it read."""
+    """The journal of a work folder, open for appending behind `length`, the bytes that `read_journal` found whole."""
 
     def __init__(self, path: Path, length: int) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

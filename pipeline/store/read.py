@@ -1,15 +1,19 @@
 """Reading a cache: lazily, and nothing before the file has been checked to be what it says it is."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
-from pipeline.errors import CacheError, UnknownNameError
-from pipeline.store.inspect import Layout, inspect
+from pipeline.errors import CacheError, ConfigError, UnknownNameError
+from pipeline.store.checksum import hash_texts
+from pipeline.store.chunks import read_rows
+from pipeline.store.hdf5 import ChunkedDataset
+from pipeline.store.inspect import REMEDY, Layout, SplitLayout, as_cache_error, inspect
+from pipeline.store.parse import Bytes, heap_texts
 
 if TYPE_CHECKING:
     import datasets
@@ -20,8 +24,8 @@ __all__ = ["Cache", "Ragged", "SplitView", "open_cache"]
 class Ragged:
     """Rows of different lengths: `ragged[a:b]` is (values [tokens, D] float16, offsets [b-a+1] int64 from 0)."""
 
-    def __init__(self, values: h5py.Dataset, offsets: h5py.Dataset, where: str) -> None:
-        self._values, self._offsets, self._where = values, offsets, where
+    def __init__(self, view: "SplitView", values: ChunkedDataset, offsets: ChunkedDataset) -> None:
+        self._view, self._values, self._offsets = view, values, offsets
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -32,70 +36,75 @@ class Ragged:
         return self._offsets.shape[0] - 1
 
     def __getitem__(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        start, stop, _ = rows.indices(len(self))
-        offsets = _read(self._offsets, slice(start, max(start, stop) + 1), self._where)
-        if np.any(np.diff(offsets) < 0) or offsets[0] < 0 or offsets[-1] > self._values.shape[0]:
-            raise CacheError(f"{self._where}: expected offsets that grow from 0 to {self._values.shape[0]}; run verify")
-        values = _read(self._values, slice(int(offsets[0]), int(offsets[-1])), self._where)
-        return values, offsets - offsets[0]
-
-
-def _read(dataset: h5py.Dataset, rows: slice, where: str) -> np.ndarray:
-    try:
-        return dataset[rows]
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CacheError(
-            f"{where}{dataset.name}: expected intact data, found a damaged chunk ({error}); "
-            "embed again with --force (embed.py verify tells more)"
-        ) from error
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ConfigError(f"last_hidden: expected a range of rows, found a step of {step}")
+        offsets = self._view.rows_of("last_hidden/offsets", start, max(start, stop) + 1)
+        if np.any(offsets[1:] < offsets[:-1]) or offsets[0] < 0 or offsets[-1] > self.shape[0]:
+            raise CacheError(f"{self._view.where}/last_hidden/offsets: expected offsets that grow; {REMEDY}")
+        return self._view.rows_of("last_hidden/values", int(offsets[0]), int(offsets[-1])), offsets - offsets[0]
 
 
 class SplitView:
     """One split: `view["pooled"]` is a whole dataset, `view.read("pooled", a, b)` a range of rows."""
 
-    def __init__(self, group: h5py.Group, layout: Mapping[str, Any], name: str, rows: int, where: str) -> None:
-        self._group, self._layout, self._where = group, layout, where
-        self.name, self.rows = name, rows
+    def __init__(self, file: Bytes, layout: SplitLayout, name: str, path: Path) -> None:
+        self._file, self._datasets = file, layout.datasets
+        self.name, self.rows, self.where = name, layout.rows, f"{path}: {name}"
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the datasets; the ragged one counts once, as `last_hidden`."""
-        return tuple(dict.fromkeys(path.split("/")[0] for path in self._layout))
+        return tuple(dict.fromkeys(path.split("/")[0] for path in self._datasets))
+
+    @property
+    def datasets(self) -> dict[str, ChunkedDataset]:
+        """The HDF5 datasets by path: shape, dtype, chunks, attributes (`sha256`)."""
+        return dict(self._datasets)
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
     def __getitem__(self, name: str) -> "np.ndarray | list[str] | Ragged":
         """A dataset: an array [rows, ...], a list of texts, or a `Ragged` for `last_hidden`."""
-        if name not in self.names:
-            raise UnknownNameError(
-                f"dataset of {self._where}/{self.name}", name, self.names, "embed with --store to add it"
-            )
+        self._check(name)
         if name == "last_hidden":
-            return Ragged(self._group["last_hidden/values"], self._group["last_hidden/offsets"], self._where)
+            return Ragged(self, self._datasets["last_hidden/values"], self._datasets["last_hidden/offsets"])
         return self.read(name, 0, self.rows)
 
     def read(self, name: str, start: int, stop: int) -> "np.ndarray | list[str]":
-        """Rows [start, stop) of a dataset that is not ragged."""
-        dataset = self._group[name]
-        if self._layout[name] != "string":
-            return _read(dataset, slice(start, stop), self._where)
-        try:
-            return [text.decode() for text in _read(dataset, slice(start, stop), self._where)]
-        except (UnicodeDecodeError, AttributeError) as error:
-            raise CacheError(
-                f"{self._where}{dataset.name}: expected UTF-8 texts ({error}); embed again with --force"
-            ) from error
+        """Rows [start, stop) of a dataset that is not ragged: an array, or a list of texts.
 
-    def sha256(self, path: str) -> str:
-        """The recorded checksum of a dataset (`last_hidden/values` is one of its own here)."""
-        return self._group[path].attrs["sha256"]
+        All texts of a split, read at once, are compared with their checksum; a range of them cannot be.
+        """
+        self._check(name)
+        rows = self.rows_of(name, start, stop)
+        dataset = self._datasets[name]
+        if dataset.dtype != "string":
+            return rows
+        with self._damage(name):
+            texts = heap_texts(self._file, rows)
+            if len(texts) == self.rows and hash_texts(texts) != dataset.attributes["sha256"]:
+                raise CacheError("found texts that do not have their checksum")
+            return [text.decode() for text in texts]
+
+    def rows_of(self, path: str, start: int, stop: int) -> np.ndarray:
+        """Rows of an HDF5 dataset as stored (of texts, the references to them)."""
+        with self._damage(path):
+            return read_rows(self._file, self._datasets[path], start, stop)
+
+    def _check(self, name: str) -> None:
+        if name not in self.names:
+            raise UnknownNameError(f"dataset of {self.where}", name, self.names, "embed with --store to add it")
+
+    def _damage(self, path: str) -> AbstractContextManager[None]:
+        return as_cache_error(f"{self.where}/{path}", "what was written")
 
 
 class Cache:
-    """A checked, open cache file; close it, or use it in a `with` block."""
+    """A checked, open cache file; close it, or use it in a `with` block. Threads and forked processes may share it."""
 
-    def __init__(self, path: Path, file: h5py.File, layout: Layout) -> None:
+    def __init__(self, path: Path, file: Bytes, layout: Layout) -> None:
         self.path, self._file, self._layout = path, file, layout
         self.attributes: dict[str, Any] = layout.attributes
 
@@ -120,8 +129,7 @@ class Cache:
     def __getitem__(self, split: str) -> SplitView:
         if split not in self._layout.splits:
             raise UnknownNameError(f"split of {self.path}", split, self.splits)
-        found = self._layout.splits[split]
-        return SplitView(self._file[split], found.datasets, split, found.rows, str(self.path))
+        return SplitView(self._file, self._layout.splits[split], split, self.path)
 
     @property
     def widths(self) -> dict[str, int]:

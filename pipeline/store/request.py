@@ -38,7 +38,7 @@ def missing_datasets(
     *,
     part: Mapping[str, Any] | None = None,
 ) -> dict[str, tuple[str, ...]]:
-    """What a finished file lacks of what is asked: split to datasets; all of it where there is no file, `{}` if nothing.
+    """What a finished file lacks of what is asked, by split: everything where there is no file, `{}` if nothing.
 
     Raises `CacheMismatchError` for a file of another fingerprint or with other numbers of rows, `CacheError` for a
     damaged one.
@@ -121,7 +121,5 @@ def specs_of(group: Group, head: Mapping[str, Any]) -> list[StreamSpec]:
         dtype = dataset.stored_dtype(head["attributes"]["labels"] is None)
         item = 16 if dtype == "string" else np.dtype(dtype).itemsize
         size = min(chunk_rows(int(np.prod(row, dtype=np.int64)) * item, head["chunk_bytes"]), head["block_rows"])
-        if total is not None:
-            size = max(1, min(size, total))
         specs.append(StreamSpec(path, dtype, row, size, total, dataset.embedding))
     return specs

@@ -1,7 +1,7 @@
 """Datasets that grow: chunks go to the end of the file, what does not fill a chunk waits in memory.
 
-A stream is one dataset of one split. `pack` takes rows and returns the finished chunks as pieces of memory to be written
-at a known address; nothing here reads the file back except `rehash`, after an interruption.
+A stream is one dataset of one split. `pack` takes rows and returns the finished chunks as pieces of memory to be
+written at a known address; nothing here reads the file back except `rehash`, after an interruption.
 """
 
 import contextlib
@@ -10,13 +10,13 @@ import os
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import CacheError
-from pipeline.store.checksum import fletcher32, is_finite
+from pipeline.store.checksum import fletcher32, is_finite, text_bytes
 from pipeline.store.hdf5 import REFERENCE, SUPERBLOCK_BYTES, heap_collections
 
 __all__ = ["DataFile", "Stream", "StreamSpec", "chunk_rows", "disk_errors"]
@@ -81,7 +81,7 @@ class Stream:
     def hash(self, values: np.ndarray | list[bytes], *, last: bool) -> None:
         """Add rows to the checksum (C-order bytes; of texts, UTF-8 with a zero byte behind each) and look for NaN."""
         if isinstance(values, list):
-            self._sha.update(b"".join(text + b"\0" for text in values))
+            self._sha.update(text_bytes(values))
         else:
             if self.spec.embedding and values.size and not is_finite(values):
                 raise CacheError(
@@ -99,6 +99,8 @@ class Stream:
             pieces.append(heap)
             address += len(heap)
         self.done += len(values)
+        if last and not self.chunks:  # fewer rows than a chunk has: it is made to fit
+            self.spec = replace(self.spec, chunk=max(1, min(self.spec.chunk, self.done)))
         size = self.spec.chunk
         if len(self.tail):
             need = size - len(self.tail)
@@ -132,6 +134,7 @@ class Stream:
         """What a journal record says of this stream: all of it but the chunks that earlier records have named."""
         return {
             "done": self.done,
+            "chunk": self.spec.chunk,
             "chunks": self.chunks[known_chunks:].tolist(),
             "tail": self.tail.nbytes,
             "digest": self.digest,
@@ -140,6 +143,7 @@ class Stream:
     def restore(self, state: dict[str, Any], tail: bytes) -> None:
         """Apply a record that `state` made."""
         self.done, self.digest = state["done"], state["digest"]
+        self.spec = replace(self.spec, chunk=state["chunk"])
         self.chunks.extend(state["chunks"])
         self.tail = np.frombuffer(tail, self.spec.numpy_dtype).reshape(-1, *self.spec.row)
 
@@ -164,7 +168,7 @@ class Stream:
         if self.spec.dtype != "string":
             self._sha.update(rows.view(np.uint8).data)
             return
-        self._sha.update(b"".join(text + b"\0" for text in file.texts(rows)))
+        self._sha.update(text_bytes(file.texts(rows)))
 
 
 class DataFile:
@@ -174,6 +178,8 @@ class DataFile:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.end = max(end, SUPERBLOCK_BYTES)
+        #: Everything before this byte stands in the journal.
+        self.committed = self.end
         os.ftruncate(self._descriptor, self.end)
 
     def append(self, pieces: Sequence[Any]) -> None:
@@ -227,11 +233,10 @@ class DataFile:
         """Put on the disk what was appended."""
         os.fdatasync(self._descriptor)
 
-    def truncate(self, end: int) -> None:
-        """Cut off everything behind `end`."""
-        self.end = end
-        os.ftruncate(self._descriptor, end)
-
     def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+        """Close the file; what no commit has reached is cut off, to give a full disk its room back."""
+        try:
+            if self.end != self.committed:
+                os.ftruncate(self._descriptor, self.committed)
+        finally:
+            os.close(self._descriptor)

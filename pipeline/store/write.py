@@ -50,8 +50,8 @@ class CacheWriter:
     resumed run must do as the first one did (a token budget). `ranges` restricts the work to rows [a, b) of splits: the
     result is a part of a file, for `merge_parts`.
 
-    Use it in a `with` block: `for block in writer.todo(): writer.write(block, arrays)`, then `finish()`. Leaving without
-    `finish` keeps what was written for the next run. Errors of the disk come out of a later `write` or of `finish`.
+    Use it in a `with` block: `for block in writer.todo(): writer.write(block, arrays)`, then `finish()`. Leaving
+    without `finish` keeps what was written for the next run. Errors of the disk come out of a later `write` or `finish`.
 
     A finished file of the same fingerprint keeps what it has and gets what it lacks. A finished file of another
     fingerprint, and half-finished work that was begun for another request, are a `CacheMismatchError` without `force`;
@@ -192,9 +192,9 @@ class CacheWriter:
     def write(self, block: Block, arrays: Mapping[str, Any]) -> None:
         """Hand over a block: for each name of `block.datasets` an array [rows, ...] or a list of texts.
 
-        `last_hidden` (or `last_hidden/values`) is [tokens, D], rows end to end, and wants `length` [rows] beside it even
-        where `length` itself is stored already. Arrays must not be changed afterwards. Returns as soon as the block is
-        queued; a block is safe when it has been committed, in the background.
+        `last_hidden` (or `last_hidden/values`) is [tokens, D], rows end to end, and wants `length` [rows] beside it
+        even where `length` itself is stored already. Arrays must not be changed afterwards. Returns as soon as the
+        block is queued; a block is safe when it has been committed, in the background.
         """
         number = next((i for i, g in enumerate(self._groups) if g.split == block.split and not g.copied), None)
         expected = self._first.get(block.split, 0) + (self._done[number] if number is not None else 0)
@@ -216,7 +216,7 @@ class CacheWriter:
         self._tokens[number] += len(rows.get("last_hidden/values", ()))
         last = self._done[number] == group.rows
         handed = {path: (streams[path], values, last) for path, values in rows.items()}
-        self._committer.put(handed, {"block": [number, self._done[number]]})
+        self._committer.put(handed, {"block": [number, self._done[number]], "split": group.split})
 
     def finish(self) -> None:
         """Wait for the last block, write the index, give the file its name; nothing to do where nothing was asked."""
@@ -239,7 +239,10 @@ class CacheWriter:
     def _check_copies(self) -> None:
         for group, streams in zip(self._groups, self._streams, strict=True):
             for path, stream in streams.items() if group.copied else ():
-                if self._base is not None and self._base[group.split].sha256(path) != stream.digest:
+                if (
+                    self._base is not None
+                    and self._base[group.split].datasets[path].attributes["sha256"] != stream.digest
+                ):
                     raise CacheError(f"{self.path}: {group.split}/{path} is damaged; embed again with --force")
 
     def _drain(self) -> None:
@@ -249,12 +252,13 @@ class CacheWriter:
             committer.check()
 
     def close(self) -> None:
-        """Let go of the file and the lock; what was handed over lasts, and an unfinished file waits for the next run."""
+        """Let go of file and lock; what was handed over lasts, and an unfinished file waits for the next run."""
         try:
             self._drain()
         finally:
             for file in self._open_files:
-                file.close()
+                with contextlib.suppress(OSError):  # what an error left behind the last block only takes room
+                    file.close()
             self._open_files.clear()
             if self._base is not None:
                 self._base.close()
