@@ -33,7 +33,10 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
 cache_option = click.option(
     "--cache", metavar="DIR", help="Folder of caches.  [default: cache; cache/sample with --data sample]"
 )
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+folder_option = click.option(
+    "--cache", default="cache", show_default=True, metavar="DIR", help="Folder of caches.",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)  # fmt: skip
 reduce_option = click.option(
     "--reduce-size", type=int, default=8, show_default=True, metavar="M", help="Width of `reduced`."
 )
@@ -108,17 +111,17 @@ def run(tasks: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
 
 
 @main.command("list")
-@click.option("--cache", default="cache", show_default=True, metavar="DIR", help="Folder of caches.")
-def list_caches(cache: str, as_json: bool) -> None:
-    """List the caches below a folder.
+@folder_option
+def list_files(cache: Path, as_json: bool) -> None:
+    """List what lies below a folder of caches, half-finished work too.
 
     Example: python embed.py list --cache cache
     """
     from pipeline.encode.tables import list_table
-    from pipeline.store import list_caches as find
+    from pipeline.store import list_caches
 
-    found = find(Path(cache))
-    emit(found, as_json, list_table(found))
+    found = list_caches(cache)
+    emit([one.document() for one in found], as_json, list_table(found))
 
 
 @main.command()
@@ -129,10 +132,54 @@ def info(file: Path, as_json: bool) -> None:
     Example: python embed.py info cache/minilm/mrpc.h5
     """
     from pipeline.encode.tables import info_text
-    from pipeline.store import describe
+    from pipeline.store import info as describe
 
     found = describe(file)
     emit(found, as_json, info_text(found))
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+def verify(files: tuple[Path, ...], as_json: bool) -> None:
+    """Read cache files from end to end and compare everything with its checksum; exit status 1 if one is faulty.
+
+    Example: python embed.py verify cache/minilm/mrpc.h5
+    """
+    from pipeline.encode.tables import verify_table
+    from pipeline.store import verify as check
+
+    reports = [check(file) for file in files]
+    good = all(report.good for report in reports)
+    emit({"good": good, "files": [report.document() for report in reports]}, as_json, verify_table(reports))
+    for report in reports:
+        if not report.good:
+            click.echo(f"error: {report.fault}", err=True)
+    if not good:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@folder_option
+@click.option(
+    "--results", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Also remove caches that no head of this database was fitted on; repeat for more databases.",
+)  # fmt: skip
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def prune(cache: Path, results: tuple[Path, ...], yes: bool, as_json: bool) -> None:
+    """Remove half-finished work, and with --results caches that nothing refers to, after saying what and how large.
+
+    Example: python embed.py prune --results runs/results.sqlite
+    """
+    from pipeline.encode.tables import prune_table
+    from pipeline.store import find_prunable
+    from pipeline.store import prune as remove
+
+    found = find_prunable(cache, results)
+    click.echo(prune_table(found), err=True)
+    agreed = bool(found) and (yes or click.confirm("Remove these?", err=True))
+    removed = remove(found) if agreed else []
+    document = [{"path": str(one.path), "bytes": one.bytes, "reason": one.reason} for one in removed]
+    emit({"removed": document}, as_json, f"removed {len(removed)}")
 
 
 @main.command("import", cls=RunCommand)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.encode.run import EmbedResult
+    from pipeline.store import Found, Prunable, Report
 
-__all__ = ["run_table", "size_text", "table"]
+__all__ = ["info_text", "list_table", "prune_table", "run_table", "size_text", "table", "verify_table"]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> str:
@@ -49,3 +50,46 @@ def run_table(result: "EmbedResult") -> str:
         rows.append((one.task, splits, one.file, *work, size_text(Path(one.file).stat().st_size)))
     columns = ("task", "splits", "file", "rows", "tokens", "truncated", "tokens/s", "seconds", "size")
     return table(columns, rows, left=3)
+
+
+def list_table(found: "Sequence[Found]") -> str:
+    """What lies in a cache folder, a line for each file or half-finished work."""
+    if not found:
+        return "no caches; make one with embed.py run"
+    rows = []
+    for one in found:
+        splits = " ".join(f"{split}:{rows}" for split, rows in one.facts.get("splits", {}).items())
+        facts = [one.facts.get(name, "") for name in ("task", "encoder")]
+        rows.append((str(one.path), one.state, *facts, splits, size_text(one.bytes)))
+    return table(("file", "state", "task", "encoder", "splits", "size"), rows, left=5)
+
+
+def info_text(found: dict[str, Any]) -> str:
+    """A cache's attributes, and a line for each dataset."""
+    attributes = [(name, value) for name, value in found["attributes"].items()]
+    rows = [
+        (split, name, " x ".join(map(str, one["shape"])), one["dtype"])
+        for split, held in found["splits"].items()
+        for name, one in held["datasets"].items()
+    ]
+    head = f"{found['path']}  {size_text(found['bytes'])}"
+    datasets = table(("split", "dataset", "shape", "dtype"), rows, left=4)
+    return "\n\n".join((head, table(("attribute", "value"), attributes, left=2), datasets))
+
+
+def verify_table(reports: "Sequence[Report]") -> str:
+    """What checking found, a line for each file."""
+    rows = [
+        (one.path, "good" if one.good else "FAULTY", one.rows, one.datasets, size_text(one.bytes), one.unused)
+        for one in reports
+    ]
+    return table(("file", "state", "rows", "datasets", "size", "unused bytes"), rows, left=2)
+
+
+def prune_table(found: "Sequence[Prunable]") -> str:
+    """What would be removed, with sizes and a sum."""
+    if not found:
+        return "nothing to remove"
+    rows = [(str(one.path), one.reason, size_text(one.bytes)) for one in found]
+    total = size_text(sum(one.bytes for one in found))
+    return table(("path", "why", "size"), [*rows, ("", "in all", total)], left=2)
