@@ -121,7 +121,7 @@ def list_files(cache: Path, as_json: bool) -> None:
     from pipeline.store import list_caches
 
     found = list_caches(cache)
-    emit([one.document() for one in found], as_json, list_table(found))
+    emit(found, as_json, list_table(found))
 
 
 @main.command()
@@ -132,7 +132,7 @@ def info(file: Path, as_json: bool) -> None:
     Example: python embed.py info cache/minilm/mrpc.h5
     """
     from pipeline.encode.tables import info_text
-    from pipeline.store import info as describe
+    from pipeline.store import describe
 
     found = describe(file)
     emit(found, as_json, info_text(found))

@@ -32,5 +32,6 @@ def fold(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def _storable(text: str) -> str:
-    """The text as UTF-8 can hold it: lone surrogates become U+FFFD."""
+    """The text as a string of HDF5 can hold it: lone surrogates and zero characters become U+FFFD."""
+    text = text.replace("\0", "\ufffd")
     return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.encode.run import EmbedResult
-    from pipeline.store import Found, Prunable, Report
+    from pipeline.store import Prunable, Report
 
 __all__ = ["info_text", "list_table", "prune_table", "run_table", "size_text", "table", "verify_table"]
 
@@ -52,15 +52,15 @@ def run_table(result: "EmbedResult") -> str:
     return table(columns, rows, left=3)
 
 
-def list_table(found: "Sequence[Found]") -> str:
+def list_table(found: Sequence[dict[str, Any]]) -> str:
     """What lies in a cache folder, a line for each file or half-finished work."""
     if not found:
         return "no caches; make one with embed.py run"
     rows = []
     for one in found:
-        splits = " ".join(f"{split}:{rows}" for split, rows in one.facts.get("splits", {}).items())
-        facts = [one.facts.get(name, "") for name in ("task", "encoder")]
-        rows.append((str(one.path), one.state, *facts, splits, size_text(one.bytes)))
+        splits = " ".join(f"{split}:{rows}" for split, rows in one.get("splits", {}).items())
+        facts = [one.get(name, "") for name in ("task", "encoder")]
+        rows.append((one["path"], one["state"], *facts, splits, size_text(one["bytes"])))
     return table(("file", "state", "task", "encoder", "splits", "size"), rows, left=5)
 
 
