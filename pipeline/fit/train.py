@@ -1,5 +1,6 @@
 """Train one pack: all heads of one shape on one task, each with its own replicate, rates and best epoch."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline.fit.data import FitData, Replicate, replicate
-from pipeline.fit.optimiser import PackedAdamW
+from pipeline.fit.engine import Engine, Epoch, PlainEngine
 from pipeline.fit.predict import FirstLayer, outputs, split_loss, split_metrics
-from pipeline.fit.step import TrainingStep
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.families import build_network
@@ -46,6 +46,16 @@ class Outcome:
     diverged_at: int | None = None
 
 
+def choose_engine(network: NetworkSpec, device: torch.device) -> type[Engine]:
+    """The fastest engine for a network on a device; KANGLUE_ENGINE=plain asks for the one that runs everywhere."""
+    if device.type == "cpu" and os.environ.get("KANGLUE_ENGINE") != "plain":
+        from pipeline.fit.native_engine import NativeEngine, supports
+
+        if supports(network):
+            return NativeEngine
+    return PlainEngine
+
+
 @dataclass
 class _Best:
     """The best epoch of every head so far, by selection score, ties by lower loss, then by earlier epoch."""
@@ -62,7 +72,7 @@ class _Best:
         if len(heads):
             index = torch.from_numpy(heads).to(next(iter(current.values())).device)
             for name, tensor in current.items():
-                self.tensors[name][index] = tensor[index]
+                self.engine.tensors[name][index] = tensor[index]
 
 
 class _Pack:
@@ -72,56 +82,35 @@ class _Pack:
         self.configs, self.data, self.device = configs, data, device
         self.shape = configs[0]
         self.network = build_network(self.shape, data.inputs, data.outputs)
-        self.tensors = {
+        tensors = {
             name: tensor.to(device)
             for name, tensor in stack([start(config, self.network) for config in configs]).items()
         }
-        vectors = [
-            torch.tensor([getattr(config, name) for config in configs], dtype=torch.float32, device=device)
-            for name in ("lr", "weight_decay", "clip")
-        ]
-        self.optimiser = PackedAdamW(self.tensors, *vectors)
-        self.step = TrainingStep(self.network, self.tensors, self.optimiser)
         self.train = FirstLayer(self.network.layers[0], data.features["train"], device)
         self.targets = data.targets.to(device)
+        self.engine = choose_engine(self.network, device)(self.network, tensors, configs, self.train, self.targets)
         seeds = sorted({config.seed for config in configs})
         self.replicates = [replicate(data, seed, self.shape.protocol) for seed in seeds]
         self.replicate_of = torch.tensor([seeds.index(config.seed) for config in configs])
         heads = len(configs)
         self.best = _Best(
-            {name: tensor.clone() for name, tensor in self.tensors.items()},
+            {name: tensor.clone() for name, tensor in self.engine.tensors.items()},
             np.full(heads, -np.inf), np.full(heads, np.inf), np.zeros(heads, np.int64), [{} for _ in configs],
             [[] for _ in configs],
         )  # fmt: skip
 
     def run_epoch(self, epoch: int) -> np.ndarray:
         """Train one epoch; returns the mean training loss of every head [heads]."""
-        rows, size = len(self.replicates[0].train), self.shape.batch_size
-        steps = -(-rows // size)
-        # The last minibatch is filled up with rows that weigh nothing, so that every step has the same shape.
-        order = np.zeros((len(self.replicates), steps * size), np.int64)
-        for place, one in zip(order, self.replicates, strict=True):
-            place[:rows] = one.order(epoch)
-        order = torch.from_numpy(order).view(-1, steps, size)[self.replicate_of].to(self.device)
-        weights = torch.full((size,), 1 / size, device=self.device)
-        last = rows - (steps - 1) * size
-        last_weights = (torch.arange(size, device=self.device) < last) / last
-        total = torch.zeros(len(self.configs), device=self.device)
-        all_steps = steps * self.shape.epochs
-        for step in range(steps):
-            batch = order[:, step]
-            share = 1 - (epoch * steps + step) / all_steps
-            weighted = last_weights if step == steps - 1 else weights
-            losses = self.step(self.train.take(batch), self.targets[batch], weighted, share)
-            total += losses * (last if step == steps - 1 else size)
-        return (total / rows).cpu().numpy()
+        order = torch.from_numpy(np.stack([one.order(epoch) for one in self.replicates]))
+        work = Epoch(order, self.replicate_of, self.shape.batch_size, epoch, self.shape.epochs)
+        return self.engine.run(work).cpu().numpy()
 
     def select(self, epoch: int, training_loss: np.ndarray, validation: FirstLayer | None) -> None:
         """Score every head on its selection rows and keep those that improved."""
         scores, losses = np.full(len(self.configs), np.nan), np.full(len(self.configs), np.nan)
         found: list[dict[str, float]] = [{} for _ in self.configs]
         for heads, one in self._groups(validation is not None):
-            tensors = {name: tensor[heads] for name, tensor in self.tensors.items()}
+            tensors = {name: tensor[heads] for name, tensor in self.engine.tensors.items()}
             if validation is None:
                 rows = torch.from_numpy(one.selection).to(self.device)
                 values, targets = outputs(self.network, tensors, self.train, rows), self.targets[rows]
@@ -135,14 +124,14 @@ class _Pack:
             for place, head in enumerate(range(heads.start, heads.stop)):
                 found[head] = {name: float(value[place]) for name, value in metrics.items()}
         best = self.best
-        sound = (self.optimiser.diverged_at < 0).cpu().numpy() & np.isfinite(losses)
+        sound = (self.engine.diverged_at < 0).cpu().numpy() & np.isfinite(losses)
         better = sound & ((scores > best.score) | ((scores == best.score) & (losses < best.loss)))
         best.score[better], best.loss[better], best.epoch[better] = scores[better], losses[better], epoch + 1
         for head in np.flatnonzero(better):
             best.selection[head] = found[head]
         for head in np.flatnonzero(sound):
             best.curves[head].append((float(training_loss[head]), float(losses[head]), float(scores[head])))
-        best.keep(np.flatnonzero(better), self.tensors)
+        best.keep(np.flatnonzero(better), self.engine.tensors)
 
     def _targets_of(self, labels: np.ndarray) -> Tensor:
         if self.data.task.labels is not None:
@@ -169,7 +158,7 @@ class _Pack:
             if data.task.labels is None:
                 values = values * mean_spread[1] + mean_spread[0]
             by_split[split] = (metrics, values.cpu().numpy())
-        diverged = self.optimiser.diverged_at.tolist()
+        diverged = self.engine.diverged_at.tolist()
         tensors = {name: tensor.cpu() for name, tensor in self.best.tensors.items()}
         done = []
         for head, config in enumerate(self.configs):

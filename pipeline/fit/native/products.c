@@ -1,0 +1,136 @@
+/* The three matrix products of a step, blocked for registers.
+
+   Vectors are the compiler's own (`vector_size`), so the same source serves every instruction set; a block is as many
+   accumulators as the set has registers for. */
+#include <string.h>
+
+#include "head.h"
+
+#if defined(__AVX512F__)
+enum { LANES = 16, BLOCK_ROWS = 6, BLOCK_VECTORS = 4 };
+#elif defined(__AVX__)
+enum { LANES = 8, BLOCK_ROWS = 6, BLOCK_VECTORS = 2 };
+#else
+enum { LANES = 4, BLOCK_ROWS = 4, BLOCK_VECTORS = 2 };
+#endif
+
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
+
+/* out[r, c] += sum over k of left(r, k) * right[k, c] for r < ROWS and VECTORS vectors of columns; `left(r, k)` is
+   pointer[r][k * stride]. Constants, once inlined, unroll into registers. */
+static inline __attribute__((always_inline)) void block(
+    const float *const *left, int64_t stride, int count, const float *right, int64_t right_stride, float *out,
+    int64_t out_stride, const int ROWS, const int VECTORS)
+{
+    vector sum[BLOCK_ROWS][BLOCK_VECTORS];
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++)
+            sum[r][v] = *(const vector *)(out + r * out_stride + v * LANES);
+    for (int k = 0; k < count; k++) {
+        vector x[BLOCK_VECTORS];
+        for (int v = 0; v < VECTORS; v++)
+            x[v] = *(const vector *)(right + k * right_stride + v * LANES);
+        for (int r = 0; r < ROWS; r++) {
+            const float factor = left[r][k * stride];
+            for (int v = 0; v < VECTORS; v++)
+                sum[r][v] += factor * x[v];
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++)
+            *(vector *)(out + r * out_stride + v * LANES) = sum[r][v];
+}
+
+static inline __attribute__((always_inline)) void rows_block(
+    const float *const *left, int rows, int64_t stride, int count, const float *right, int64_t right_stride, float *out,
+    int64_t out_stride, const int VECTORS)
+{
+    int r = 0;
+    for (; r + BLOCK_ROWS <= rows; r += BLOCK_ROWS)
+        block(left + r, stride, count, right, right_stride, out + r * out_stride, out_stride, BLOCK_ROWS, VECTORS);
+    for (; r + 4 <= rows; r += 4)
+        block(left + r, stride, count, right, right_stride, out + r * out_stride, out_stride, 4, VECTORS);
+    for (; r < rows; r++)
+        block(left + r, stride, count, right, right_stride, out + r * out_stride, out_stride, 1, VECTORS);
+}
+
+/* out[rows, columns] += left[rows, count] right[count, columns]; columns are a multiple of 16. */
+static void multiply(const float *const *left, int rows, int64_t stride, int count, const float *right,
+                     int64_t right_stride, int columns, float *out, int64_t out_stride)
+{
+    int c = 0;
+    for (; c + LANES * BLOCK_VECTORS <= columns; c += LANES * BLOCK_VECTORS)
+        rows_block(left, rows, stride, count, right + c, right_stride, out + c, out_stride, BLOCK_VECTORS);
+    for (; c < columns; c += LANES)
+        rows_block(left, rows, stride, count, right + c, right_stride, out + c, out_stride, 1);
+}
+
+enum { TILE = 128, MOST_ROWS = 64 };
+
+/* out[rows, columns] = expansion[rows, features] weight[features, columns], a tile of the weights at a time so that it
+   stays in the first-level cache for all rows. */
+void product(const float *const *row, int rows, int features, const float *weight, int columns, float *out)
+{
+    memset(out, 0, sizeof(float) * rows * columns);
+    for (int from = 0; from < features; from += TILE) {
+        const int count = features - from < TILE ? features - from : TILE;
+        for (int start = 0; start < rows; start += MOST_ROWS) {
+            const float *shifted[MOST_ROWS];
+            const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
+            for (int r = 0; r < some; r++)
+                shifted[r] = row[start + r] + from;
+            multiply(shifted, some, 1, count, weight + (int64_t)from * columns, columns, columns,
+                     out + (int64_t)start * columns, columns);
+        }
+    }
+}
+
+/* out[to - from, columns] = expansion[rows, from:to] transposed, times delta[rows, columns]. */
+void product_gradient(const float *const *row, int rows, int from, int to, const float *delta, int columns, float *out)
+{
+    float turned[BLOCK_ROWS * 4][MOST_ROWS];
+    memset(out, 0, sizeof(float) * (to - from) * columns);
+    for (int start = 0; start < rows; start += MOST_ROWS) {
+        const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
+        for (int f = from; f < to; f += BLOCK_ROWS * 4) {
+            const int count = to - f < BLOCK_ROWS * 4 ? to - f : BLOCK_ROWS * 4;
+            const float *left[BLOCK_ROWS * 4];
+            for (int r = 0; r < some; r++)
+                for (int i = 0; i < count; i++)
+                    turned[i][r] = row[start + r][f + i];
+            for (int i = 0; i < count; i++)
+                left[i] = turned[i];
+            multiply(left, count, 1, some, delta + (int64_t)start * columns, columns, columns,
+                     out + (int64_t)(f - from) * columns, columns);
+        }
+    }
+}
+
+/* out[rows, features] = delta[rows, columns] weight[features, columns] transposed. */
+void product_backward(const float *delta, int rows, const float *weight, int features, int columns, float *out)
+{
+    enum { WIDE = 64 };
+    float turned[WIDE * 256], result[MOST_ROWS * WIDE];
+    for (int f = 0; f < features; f += WIDE) {
+        const int wide = features - f < WIDE ? features - f : WIDE;
+        for (int start = 0; start < rows; start += MOST_ROWS) {
+            const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
+            memset(result, 0, sizeof(float) * some * WIDE);
+            for (int c = 0; c < columns; c += 256) {
+                const int count = columns - c < 256 ? columns - c : 256;
+                const float *left[MOST_ROWS];
+                for (int i = 0; i < wide; i++)
+                    for (int k = 0; k < count; k++)
+                        turned[k * WIDE + i] = weight[(int64_t)(f + i) * columns + c + k];
+                for (int i = wide; i < WIDE; i++)
+                    for (int k = 0; k < count; k++)
+                        turned[k * WIDE + i] = 0;
+                for (int r = 0; r < some; r++)
+                    left[r] = delta + (int64_t)(start + r) * columns + c;
+                multiply(left, some, 1, count, turned, WIDE, WIDE, result, WIDE);
+            }
+            for (int r = 0; r < some; r++)
+                memcpy(out + (int64_t)(start + r) * features + f, result + r * WIDE, sizeof(float) * wide);
+        }
+    }
+}

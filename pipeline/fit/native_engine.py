@@ -1,0 +1,143 @@
+"""The engine for processors: each head trains an epoch on one core, in C, with its state in that core's caches."""
+
+import ctypes
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.fit.engine import Epoch
+from pipeline.fit.native import MAX_BRANCHES, MAX_LAYERS, Head, Layer, TensorPointers, library
+from pipeline.fit.predict import FirstLayer
+from pipeline.heads.config import HeadConfig
+from pipeline.heads.network import LayerSpec, NetworkSpec
+
+__all__ = ["NativeEngine", "supports"]
+
+#: Codes of head.h, in its order.
+BASES = ("identity", "relu", "gelu", "silu", "tanh", "sigmoid", "b_spline", "radial", "switch")
+#: Weight columns are rounded up to this many, the widest vector in use.
+VECTOR = 16
+#: A tensor with its moments; gradients are a worker's own.
+_STATE = ("value", "first", "second")
+
+
+def supports(network: NetworkSpec) -> bool:
+    """Whether the C engine can train this network here: its bases are known and the library is there."""
+    known = all(branch.basis in BASES for layer in network.layers for branch in layer.branches)
+    fits = len(network.layers) <= MAX_LAYERS and all(len(layer.branches) <= MAX_BRANCHES for layer in network.layers)
+    return known and fits and library() is not None
+
+
+@dataclass(frozen=True)
+class _Workspace:
+    """What one thread needs for a step: gradients by tensor name, and buffers by layer and name."""
+
+    gradients: dict[str, Tensor]
+    buffers: list[dict[str, Tensor]]
+    row: Tensor
+
+
+def _buffers(layer: LayerSpec, rows: int, columns: int) -> dict[str, Tensor]:
+    sizes = {
+        "input": rows * layer.inputs,
+        "normal": rows * layer.inputs,
+        "deviation": rows + 3 * layer.inputs,
+        "expansion": rows * layer.features,
+        "expansion_gradient": rows * max(layer.features, columns),
+        "output": rows * columns,
+        "delta": rows * columns,
+        "effective": layer.features * columns if layer.scaler else 0,
+    }
+    return {name: torch.zeros(size) for name, size in sizes.items()}
+
+
+class NativeEngine:
+    """Trains heads side by side on `torch.get_num_threads()` threads, one head a thread at a time."""
+
+    def __init__(
+        self, network: NetworkSpec, tensors: dict[str, Tensor], configs: Sequence[HeadConfig], source: FirstLayer,
+        targets: Tensor,
+    ) -> None:  # fmt: skip
+        """`tensors` [heads, ...] are copied; `source` and `targets` are the training rows."""
+        self.network, self.configs, self.source, self.targets = network, configs, source, targets
+        self._state: dict[str, dict[str, Tensor]] = {}
+        self.tensors = {}
+        for name, tensor in tensors.items():
+            columns = -(-tensor.shape[-1] // VECTOR) * VECTOR
+            norm = ".norm_" in name
+            shape = tensor.shape if norm else (*tensor.shape[:-1], columns)
+            self._state[name] = {kind: torch.zeros(shape) for kind in _STATE}
+            self.tensors[name] = self._state[name]["value"][..., : tensor.shape[-1]]
+            self.tensors[name].copy_(tensor)
+        self.diverged_at = torch.full((len(configs),), -1, dtype=torch.int64)
+        self._library = library()
+        self._threads = max(1, min(torch.get_num_threads(), len(configs)))
+        self._spaces: list[_Workspace] = []
+
+    def _workspace(self, rows: int) -> _Workspace:
+        gradients = {name: torch.zeros(state["value"].shape[1:]) for name, state in self._state.items()}
+        buffers = [_buffers(layer, rows, -(-layer.outputs // VECTOR) * VECTOR) for layer in self.network.layers]
+        return _Workspace(gradients, buffers, torch.zeros(rows, dtype=torch.int64))
+
+    def _head(self, index: int, space: _Workspace) -> Head:
+        config = self.configs[index]
+        head = Head(
+            layers=len(self.network.layers),
+            classes=self.network.outputs,
+            ready=int(self.source.ready is not None),
+            regression=int(self.targets.dtype == torch.float32),
+            lr=config.lr, weight_decay=config.weight_decay, clip=min(config.clip, 3e38), row=space.row.data_ptr(),
+        )  # fmt: skip
+        for number, (layer, buffers) in enumerate(zip(self.network.layers, space.buffers, strict=True)):
+            self._fill(head.layer[number], layer, buffers)
+            for name in layer.shapes():
+                full = f"layers.{number}.{name}"
+                state, gradient = self._state[full], space.gradients[full]
+                pointers = {kind: state[kind][index].data_ptr() for kind in _STATE}
+                one = TensorPointers(**pointers, gradient=gradient.data_ptr(), size=gradient.numel())
+                setattr(head.layer[number], f"{name}_", one)
+        return head
+
+    def _fill(self, to: Layer, layer: LayerSpec, buffers: dict[str, Tensor]) -> None:
+        to.inputs, to.outputs, to.features = layer.inputs, layer.outputs, layer.features
+        to.columns = -(-layer.outputs // VECTOR) * VECTOR
+        to.branches, to.bias, to.scaler, to.normed = len(layer.branches), layer.bias, layer.scaler, layer.normed
+        to.low, to.sharpness, to.order = layer.grid.low, layer.grid.sharpness, layer.grid.order
+        splines = any(branch.basis == "b_spline" for branch in layer.branches)
+        to.step = (layer.grid.high - layer.grid.low) / (layer.grid.intervals if splines else layer.grid.centres - 1)
+        for place, branch, width in zip(to.branch, layer.branches, layer.widths, strict=False):
+            place.basis, place.width, place.normed = BASES.index(branch.basis), width, branch.normed
+        for name, buffer in buffers.items():
+            setattr(to, name, buffer.data_ptr())
+
+    def run(self, epoch: Epoch) -> Tensor:
+        """Train one epoch; returns the mean loss of every head [heads]."""
+        size, steps = min(epoch.batch_size, epoch.rows), epoch.steps
+        if not self._spaces:
+            self._spaces = [self._workspace(size) for _ in range(self._threads)]
+        free = list(self._spaces)
+        rows = self.source.features if self.source.ready is None else self.source.ready
+        order = epoch.order.contiguous()
+        losses = torch.zeros(len(self.configs))
+
+        def train(index: int) -> None:
+            if self.diverged_at[index] >= 0:
+                losses[index] = float("nan")
+                return
+            space = free.pop()
+            head, loss = self._head(index, space), ctypes.c_double(0)
+            mine = order[epoch.replicate_of[index]]
+            self.diverged_at[index] = self._library.train_head(
+                ctypes.byref(head), rows.data_ptr(), rows.shape[1], mine.data_ptr(), self.targets.data_ptr(),
+                size, steps, epoch.rows - (steps - 1) * size, epoch.number * steps, steps * epoch.of,
+                ctypes.byref(loss),
+            )  # fmt: skip
+            losses[index] = loss.value / epoch.rows
+            free.append(space)
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(train, range(len(self.configs))))
+        return losses
