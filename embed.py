@@ -205,5 +205,23 @@ def import_file(name: str, file: Path, as_json: bool, **chosen: Any) -> None:
     emit(result.document(), as_json, run_table(result))
 
 
+@main.command()
+@click.option("--encoder", default="minilm", show_default=True, metavar="NAME|FOLDER|HUB_ID", help="The encoder.")
+@click.option("--task", default="mrpc", show_default=True, help="The task whose rows are encoded.")
+@click.option("--data", default="sample", show_default=True, metavar="hub|sample|FOLDER", help="Where rows come from.")
+@device_options
+@click.option("--quick", is_flag=True, help="Fewer rows: within 50 s on two cores.")
+def bench(as_json: bool, **chosen: Any) -> None:
+    """Measure encoding against transformers and sentence-transformers, in one run.
+
+    Example: python embed.py bench --quick
+    """
+    from pipeline.encode.bench import bench as measure
+    from pipeline.encode.tables import bench_text
+
+    found = measure(**chosen)
+    emit(found, as_json, bench_text(found))
+
+
 if __name__ == "__main__":
     main(prog_name="embed.py")
