@@ -72,7 +72,7 @@ class _Best:
         if len(heads):
             index = torch.from_numpy(heads).to(next(iter(current.values())).device)
             for name, tensor in current.items():
-                self.engine.tensors[name][index] = tensor[index]
+                self.tensors[name][index] = tensor[index]
 
 
 class _Pack:
