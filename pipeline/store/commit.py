@@ -1,13 +1,14 @@
-"""The two threads behind a writer: one packs and writes blocks, one puts them on the disk and into the journal.
+"""The threads behind a writer: hash, pack, and put on the disk.
 
-Computing the next block, hashing and writing this one, and waiting for the disk to have the last one go on at the same
-time. The queues are short, so memory does not grow with the split.
+Computing the next block, hashing and packing this one, and writing the last one and waiting for the disk to have it go
+on at the same time. At most three blocks are under way, so memory does not grow with the split.
 """
 
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,88 +17,112 @@ from pipeline.errors import CacheError
 from pipeline.store.journal import Journal
 from pipeline.store.stream import DataFile, Stream, disk_errors
 
-__all__ = ["Committer", "commit_record"]
+__all__ = ["Committer"]
+
+_UNDER_WAY = 3
+_HASHERS = 2
 
 Rows = np.ndarray | list[bytes]
 
 
-def commit_record(
-    streams: Mapping[str, Stream], known: Mapping[str, int], end: int, notes: Mapping[str, Any]
-) -> tuple[dict[str, Any], bytes]:
-    """A journal record (header, payload) of `streams`, of which `known` chunks each stand in earlier records."""
-    states = {path: stream.state(known[path]) for path, stream in streams.items()}
-    tails = b"".join(stream.tail.tobytes() for stream in streams.values())
-    return {"end": end, "streams": states, **notes}, tails
+@dataclass
+class _Packed:
+    """A block between packing and commit: pieces of memory to append, its journal record, hashes to wait for."""
+
+    pieces: list[Any]
+    end: int
+    header: dict[str, Any]
+    payload: bytes
+    hashes: dict[str, Future[str]]
 
 
 class Committer:
     """Takes blocks in order and makes them last; an error shows at the next call and stops everything after it."""
 
     def __init__(self, file: DataFile, journal: Journal) -> None:
-        self._file, self._journal = file, journal
-        self._blocks: queue.Queue[Any] = queue.Queue(maxsize=1)
-        self._records: queue.Queue[Any] = queue.Queue(maxsize=1)
+        self._file, self._journal, self._end = file, journal, file.end
+        self._blocks: queue.Queue[Any] = queue.Queue()
+        self._packed: queue.Queue[Any] = queue.Queue()
+        self._room = threading.Semaphore(_UNDER_WAY)
         self._error: BaseException | None = None
-        self._hashers = ThreadPoolExecutor(2, "hash")
+        # A dataset's rows are hashed in order: each stays with one thread, the largest spread first.
+        self._hashers = [ThreadPoolExecutor(1, f"hash{i}") for i in range(_HASHERS)]
+        self._hasher_of: dict[int, ThreadPoolExecutor] = {}
+        self._load = [0] * _HASHERS
         self._threads = [
-            threading.Thread(target=self._guard, args=(self._write_all,), name="write", daemon=True),
-            threading.Thread(target=self._guard, args=(self._commit_all,), name="commit", daemon=True),
+            threading.Thread(target=self._run, args=(self._blocks, self._pack), name="pack", daemon=True),
+            threading.Thread(target=self._run, args=(self._packed, self._commit), name="commit", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
 
     def put(self, block: Mapping[str, tuple[Stream, Rows, bool]], notes: Mapping[str, Any]) -> None:
-        """Hand over a block: for each stream its rows and whether they are the last; waits while two are under way."""
+        """Hand over a block: for each stream its rows and if they are the last; waits while three are under way."""
         self.check()
+        self._room.acquire()
         self._blocks.put((block, notes))
         self.check()
 
     def check(self) -> None:
         """Raise what went wrong in the background, if anything has."""
-        if self._error is None:
-            return
-        with disk_errors(self._file.path):
-            raise self._error
+        if self._error is not None:
+            with disk_errors(self._file.path):
+                raise self._error
 
     def close(self) -> None:
         """Wait until everything handed over lasts; errors show in `check`."""
-        self._blocks.put(None)
-        for thread in self._threads:
+        for source, thread in zip((self._blocks, self._packed), self._threads, strict=True):
+            source.put(None)
             thread.join()
-        self._hashers.shutdown()
+        for hasher in self._hashers:
+            hasher.shutdown()
 
-    def _guard(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as error:
-            self._error = self._error or error
-            source = self._blocks if work == self._write_all else self._records
-            if work == self._write_all:
-                self._records.put(None)
-            while source.get() is not None:  # never leave the thread before waiting on a full queue
-                pass
+    def _run(self, source: "queue.Queue[Any]", work: Callable[[Any], None]) -> None:
+        """Work on what comes until `None` does; after an error, here or in the other thread, only take it away."""
+        while (item := source.get()) is not None:
+            if self._error is None:
+                try:
+                    work(item)
+                    continue
+                except BaseException as error:
+                    self._error = self._error or error
+            self._room.release()
 
-    def _write_all(self) -> None:
-        while (item := self._blocks.get()) is not None:
-            if self._error is not None:
-                continue
-            block, notes = item
-            known = {path: len(stream.chunks) for path, (stream, _, _) in block.items()}
-            hashes = [self._hashers.submit(stream.hash, rows, last=last) for stream, rows, last in block.values()]
-            try:
-                for stream, rows, last in block.values():
-                    pieces, end = stream.pack(rows, self._file.end, last=last)
-                    self._file.append(pieces)
-                    if self._file.end != end:
-                        raise CacheError(f"{self._file.path}: expected to end at {end}, found {self._file.end}")
-            finally:
-                for found in hashes:
-                    found.result()
-            self._records.put(commit_record({p: s for p, (s, _, _) in block.items()}, known, self._file.end, notes))
-        self._records.put(None)
+    def _pack(self, item: tuple[Mapping[str, tuple[Stream, Rows, bool]], Mapping[str, Any]]) -> None:
+        block, notes = item
+        hashes = {}
+        for path, (stream, rows, last) in sorted(block.items(), key=lambda item: -_size(item[1][1])):
+            hashes[path] = self._hasher(stream, _size(rows)).submit(stream.hash, rows, last=last)
+        pieces: list[Any] = []
+        states, tails = {}, []
+        for path, (stream, rows, last) in block.items():
+            known = len(stream.chunks)
+            found, self._end = stream.pack(rows, self._end, last=last)
+            pieces += found
+            states[path] = stream.state(known) | {"last": last}
+            tails.append(stream.tail.tobytes())
+        header = {"end": self._end, "streams": states, **notes}
+        self._packed.put(_Packed(pieces, self._end, header, b"".join(tails), hashes))
 
-    def _commit_all(self) -> None:
-        while (item := self._records.get()) is not None:
-            self._file.sync()
-            self._journal.append(*item)
-            self._file.committed = item[0]["end"]
+    def _hasher(self, stream: Stream, size: int) -> ThreadPoolExecutor:
+        if id(stream) not in self._hasher_of:
+            least = self._load.index(min(self._load))
+            self._load[least] += size
+            self._hasher_of[id(stream)] = self._hashers[least]
+        return self._hasher_of[id(stream)]
+
+    def _commit(self, packed: _Packed) -> None:
+        self._file.append(packed.pieces)
+        if self._file.end != packed.end:
+            raise CacheError(f"{self._file.path}: expected to end at {packed.end}, found {self._file.end}")
+        self._file.sync()
+        for path, found in packed.hashes.items():
+            packed.header["streams"][path]["sha256"] = found.result()
+        # Before the record, not after: one that fails may be whole all the same, and must not name bytes that are cut.
+        self._file.committed = packed.end
+        self._journal.append(packed.header, packed.payload)
+        self._room.release()
+
+
+def _size(rows: Rows) -> int:
+    return rows.nbytes if isinstance(rows, np.ndarray) else 100 * len(rows)

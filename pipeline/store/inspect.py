@@ -30,7 +30,7 @@ class SplitLayout:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a checked file holds: decoded root attributes, splits, widths of the axes, where data end and index begins."""
+    """What a checked file holds: decoded root attributes, splits, widths of the axes, and where the data end."""
 
     attributes: dict[str, Any]
     splits: dict[str, SplitLayout]
@@ -43,7 +43,17 @@ def as_cache_error(where: Path | str, expected: str) -> Iterator[None]:
     """Whatever reading damaged or foreign bytes may raise, as a `CacheError` in one line."""
     try:
         yield
-    except (CacheError, OSError, ValueError, TypeError, struct.error, IndexError, OverflowError, MemoryError) as error:
+    except (
+        CacheError,
+        OSError,
+        ValueError,
+        TypeError,
+        struct.error,
+        IndexError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         text = " ".join(str(error).split())[:300] or type(error).__name__
         raise CacheError(f"{where}: expected {expected}, {text}; {REMEDY}") from error
 

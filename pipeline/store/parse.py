@@ -34,8 +34,9 @@ _HEADER_LIMIT = 1 << 24
 _DEPTH_LIMIT = 4
 _TYPE_NAMES = {encoded: name for name, encoded in TYPES.items()}
 _CLASSES = (
-    "a fixed-point number", "a floating-point number", "a time", "a string of fixed length", "a bit field", "opaque data",
-    "a compound", "an object or region reference", "an enumeration", "data of variable length", "an array",
+    "a fixed-point number", "a floating-point number", "a time", "a string of fixed length", "a bit field",
+    "opaque data",
+    "a compound", "an object or region reference", "an enumeration", "data of variable length",
 )  # fmt: skip
 _FOREIGN = {
     0x07: "external storage", 0x0D: "a comment", 0x0E: "a time", 0x0F: "a shared message table",

@@ -55,9 +55,10 @@ def describe(path: Path) -> dict[str, Any]:
 def list_caches(folder: Path) -> list[dict[str, Any]]:
     """Everything in a cache folder, in the order of paths, as JSON holds it.
 
-    Each has `path`, `bytes`, `state` (`whole`, `partial`, `part` of a worker, `damaged`) and `fault` (why a damaged file
-    cannot be read). What can be read has `task`, `encoder`, `fingerprint`, `created` and `splits` (rows of each); whole
-    files also `default_feature` and `datasets`; half-finished ones `rows_done` and `locked_by` (the process at work).
+    Each has `path`, `bytes`, `state` (`whole`, `partial`, `part` of a worker, `damaged`) and `fault` (why a damaged
+    file cannot be read). What can be read has `task`, `encoder`, `fingerprint`, `created` and `splits` (rows of each);
+    whole files also `default_feature` and `datasets`; half-finished ones `rows_done` and `locked_by` (the process at
+    work).
     """
     return [
         {"path": str(found.path), "bytes": found.bytes, "state": found.state, "fault": found.fault, **found.facts}

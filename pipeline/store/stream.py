@@ -17,11 +17,15 @@ import numpy as np
 
 from pipeline.errors import CacheError
 from pipeline.store.checksum import fletcher32, is_finite, text_bytes
-from pipeline.store.hdf5 import REFERENCE, SUPERBLOCK_BYTES, heap_collections
+from pipeline.store.chunks import numpy_dtype, read_rows
+from pipeline.store.hdf5 import SUPERBLOCK_BYTES, ChunkedDataset, heap_collections
+from pipeline.store.inspect import as_cache_error
+from pipeline.store.parse import Bytes, heap_texts
 
 __all__ = ["DataFile", "Stream", "StreamSpec", "chunk_rows", "disk_errors"]
 
 _IOV_MAX = 512
+_PIECE_BYTES = 1 << 24
 
 
 @contextlib.contextmanager
@@ -61,35 +65,34 @@ class StreamSpec:
     @property
     def numpy_dtype(self) -> np.dtype:
         """Dtype of a row in memory and in the file (a string is a reference to its bytes)."""
-        return REFERENCE if self.dtype == "string" else np.dtype(self.dtype).newbyteorder("<")
+        return numpy_dtype(self.dtype)
 
 
 @dataclass
 class Stream:
-    """A stream's state: rows so far, addresses of its chunks, rows that wait, running SHA-256."""
+    """A stream's state: rows so far, addresses of its chunks, rows that wait, running SHA-256.
+
+    `digest` is the SHA-256 of all rows once there are all; `so_far` what a journal record says of those before it.
+    """
 
     spec: StreamSpec
     done: int = 0
     chunks: array = field(default_factory=lambda: array("Q"))
     tail: np.ndarray = field(init=False)
     digest: str | None = None
+    so_far: str | None = None
 
     def __post_init__(self) -> None:
         self.tail = np.empty((0, *self.spec.row), self.spec.numpy_dtype)
         self._sha = hashlib.sha256()
 
-    def hash(self, values: np.ndarray | list[bytes], *, last: bool) -> None:
-        """Add rows to the checksum (C-order bytes; of texts, UTF-8 with a zero byte behind each) and look for NaN."""
-        if isinstance(values, list):
-            self._sha.update(text_bytes(values))
-        else:
-            if self.spec.embedding and values.size and not is_finite(values):
-                raise CacheError(
-                    f"{self.spec.path}: expected finite numbers, found NaN or infinity; nothing is kept of this block"
-                )
-            self._sha.update(values.reshape(-1).view(np.uint8).data)
+    def hash(self, values: np.ndarray | list[bytes], *, last: bool) -> str:
+        """Add rows to the checksum (C-order bytes, or of texts, UTF-8 with a zero byte behind each); what it is now."""
+        self._sha.update(text_bytes(values) if isinstance(values, list) else values.reshape(-1).view(np.uint8).data)
+        now = self._sha.copy().hexdigest()
         if last:
-            self.digest = self._sha.hexdigest()
+            self.digest = now
+        return now
 
     def pack(self, values: np.ndarray | list[bytes], address: int, *, last: bool) -> tuple[list[Any], int]:
         """Pieces of memory to write at `address`, and the address behind them; `last` says that no rows will follow."""
@@ -122,6 +125,10 @@ class Stream:
         return pieces, address
 
     def _chunk(self, rows: np.ndarray, address: int, pieces: list[Any]) -> int:
+        if self.spec.embedding and not is_finite(rows):  # here, while the chunk is in the processor's cache
+            raise CacheError(
+                f"{self.spec.path}: expected finite numbers, found NaN, infinity, or more than {self.spec.dtype} holds"
+            )
         data = rows.reshape(-1).view(np.uint8).data
         self.chunks.append(address)
         pieces.append(data)
@@ -137,38 +144,37 @@ class Stream:
             "chunk": self.spec.chunk,
             "chunks": self.chunks[known_chunks:].tolist(),
             "tail": self.tail.nbytes,
-            "digest": self.digest,
         }
 
     def restore(self, state: dict[str, Any], tail: bytes) -> None:
         """Apply a record that `state` made."""
-        self.done, self.digest = state["done"], state["digest"]
+        self.done, self.so_far = state["done"], state["sha256"]
+        if state["last"]:
+            self.digest = self.so_far
         self.spec = replace(self.spec, chunk=state["chunk"])
         self.chunks.extend(state["chunks"])
         self.tail = np.frombuffer(tail, self.spec.numpy_dtype).reshape(-1, *self.spec.row)
 
-    def rehash(self, file: "DataFile") -> None:
-        """Bring the running checksum to where the stream is by reading its chunks; a damaged one is a `CacheError`."""
+    def rehash(self, file: Bytes) -> None:
+        """Bring the running checksum to where the stream is by reading its rows; `CacheError` if they are damaged."""
         if self.digest is not None:
             return
-        dtype, width = self.spec.numpy_dtype, int(np.prod(self.spec.row, dtype=np.int64))
-        size = self.spec.chunk * width * dtype.itemsize
-        checked = self.spec.dtype != "string"
-        for address in self.chunks:
-            data = file.read(address, size + 4 * checked)
-            if checked and struct.pack("<I", fletcher32(data[:size])) != data[size:]:
-                raise CacheError(
-                    f"{self.spec.path}: expected the committed data, found a damaged chunk at byte {address}; "
-                    "start over with --force"
-                )
-            self._rehash_rows(np.frombuffer(data[:size], dtype), file)
-        self._rehash_rows(self.tail.reshape(-1), file)
+        spec = self.spec
+        whole = len(self.chunks) * spec.chunk
+        dataset = ChunkedDataset((whole, *spec.row), spec.dtype, spec.chunk, self.chunks, {})
+        with as_cache_error(f"{file.path}: {spec.path}", "what was committed"):
+            step = max(1, _PIECE_BYTES // dataset.chunk_bytes) * spec.chunk
+            for start in range(0, whole, step):
+                self._rehash_rows(read_rows(file, dataset, start, start + step), file)
+            self._rehash_rows(self.tail, file)
+            if self.done and self._sha.hexdigest() != self.so_far:
+                raise CacheError("found other rows")
 
-    def _rehash_rows(self, rows: np.ndarray, file: "DataFile") -> None:
-        if self.spec.dtype != "string":
-            self._sha.update(rows.view(np.uint8).data)
-            return
-        self._sha.update(text_bytes(file.texts(rows)))
+    def _rehash_rows(self, rows: np.ndarray, file: Bytes) -> None:
+        if self.spec.dtype == "string":
+            self._sha.update(text_bytes(heap_texts(file, rows)))
+        else:
+            self._sha.update(rows.reshape(-1).view(np.uint8).data)
 
 
 class DataFile:
@@ -178,7 +184,10 @@ class DataFile:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.end = max(end, SUPERBLOCK_BYTES)
-        #: Everything before this byte stands in the journal.
+        if os.fstat(self._descriptor).st_size < end:
+            os.close(self._descriptor)
+            raise CacheError(f"{path}: expected {end} committed bytes, found fewer; start over with --force")
+        #: Everything before this byte is on the disk and may stand in the journal.
         self.committed = self.end
         os.ftruncate(self._descriptor, self.end)
 
@@ -199,35 +208,6 @@ class DataFile:
         """Write over bytes that are there (the superblock, at the very end)."""
         if os.pwrite(self._descriptor, data, address) != len(data):
             raise CacheError(f"{self.path}: could not write {len(data)} bytes")
-
-    def read(self, address: int, size: int) -> bytes:
-        """Exactly `size` bytes at `address`."""
-        data = os.pread(self._descriptor, size, address)
-        if len(data) != size:
-            raise CacheError(
-                f"{self.path}: expected {size} bytes at {address}, found {len(data)}; start over with --force"
-            )
-        return data
-
-    def texts(self, references: np.ndarray) -> list[bytes]:
-        """The texts that `references` point to."""
-        out: list[bytes] = []
-        heap, base, offsets = b"", -1, []
-        for length, address, number in references.tolist():
-            if not length:
-                out.append(b"")
-                continue
-            if address != base:
-                size = struct.unpack("<Q", self.read(address + 8, 8))[0]
-                heap, base, offsets, position = self.read(address, size), address, [0], 16
-                while position + 16 <= size:
-                    index, _, _, length_here = struct.unpack_from("<HHIQ", heap, position)
-                    if not index:
-                        break
-                    offsets.append(position + 16)
-                    position += 16 + length_here + -length_here % 8
-            out.append(heap[offsets[number] : offsets[number] + length])
-        return out
 
     def sync(self) -> None:
         """Put on the disk what was appended."""

@@ -13,6 +13,7 @@ from pipeline.store.blocks import block_rows, read_block
 from pipeline.store.commit import Committer
 from pipeline.store.finish import write_index
 from pipeline.store.journal import Journal, Lock, read_journal, remove_work, sync_folder, work_folder
+from pipeline.store.parse import Bytes
 from pipeline.store.read import Cache, open_cache
 from pipeline.store.request import Group, check_same_request, groups_of, missing_datasets, specs_of, with_existing
 from pipeline.store.schema import LAST_HIDDEN, SCHEMA, check_datasets, fingerprint
@@ -51,7 +52,8 @@ class CacheWriter:
     result is a part of a file, for `merge_parts`.
 
     Use it in a `with` block: `for block in writer.todo(): writer.write(block, arrays)`, then `finish()`. Leaving
-    without `finish` keeps what was written for the next run. Errors of the disk come out of a later `write` or `finish`.
+    without `finish` keeps what was written for the next run. Errors of the disk come out of a later `write` or of
+    `finish`.
 
     A finished file of the same fingerprint keeps what it has and gets what it lacks. A finished file of another
     fingerprint, and half-finished work that was begun for another request, are a `CacheMismatchError` without `force`;
@@ -131,14 +133,15 @@ class CacheWriter:
             begin["request"] = with_existing(self.path, request)
             self._base = open_cache(self.path)
         records, length = read_journal(self._work / "journal")
-        if records:
-            try:
+        try:
+            if records:
                 check_same_request(self._work, begin, records[0][0])
-            except CacheError:
-                if not force:
-                    raise
-                records = []
-        self._resume(begin, records, length)
+            self._resume(begin, records, length)
+        except CacheError:
+            if not force or not records:
+                raise
+            self._let_go()
+            self._resume(begin, [], 0)
 
     def _resume(self, begin: dict[str, Any], records: list[tuple[dict[str, Any], bytes]], length: int) -> None:
         head = records[0][0] if records else begin
@@ -146,7 +149,7 @@ class CacheWriter:
         self._groups = groups_of(head["request"])
         self._done, self._tokens = [0] * len(self._groups), [0] * len(self._groups)
         self._streams = [{spec.path: Stream(spec) for spec in specs_of(group, head)} for group in self._groups]
-        end = 0
+        end, self.resumed_blocks = 0, 0
         for header, payload in records[1:]:
             number, self._done[number] = header["block"]
             end, position = header["end"], 0
@@ -163,9 +166,14 @@ class CacheWriter:
             self._open_files.append(self._journal)
             if not records:
                 self._journal.append(begin)
-            for stream in (stream for streams in self._streams for stream in streams.values()):
-                stream.rehash(self._file)
+            self._rehash()
         self._committer = Committer(self._file, self._journal)
+
+    def _rehash(self) -> None:
+        if any(self._done):
+            with contextlib.closing(Bytes(self._work / "data.h5")) as file:
+                for stream in (stream for streams in self._streams for stream in streams.values()):
+                    stream.rehash(file)
 
     def todo(self) -> Iterator[Block]:
         """The blocks that are left, in order: write each before asking for the next."""
@@ -256,14 +264,17 @@ class CacheWriter:
         try:
             self._drain()
         finally:
-            for file in self._open_files:
-                with contextlib.suppress(OSError):  # what an error left behind the last block only takes room
-                    file.close()
-            self._open_files.clear()
+            self._let_go()
             if self._base is not None:
                 self._base.close()
                 self._base = None
             self._lock.release()
+
+    def _let_go(self) -> None:
+        for file in self._open_files:
+            with contextlib.suppress(OSError):  # what an error left behind the last block only takes room
+                file.close()
+        self._open_files.clear()
 
     def __enter__(self) -> "CacheWriter":
         return self
