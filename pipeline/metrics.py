@@ -66,7 +66,8 @@ def regression_metrics(predicted: np.ndarray, labels: np.ndarray) -> dict[str, n
         "pearson": _correlation(predicted, labels),
         "spearmanr": _correlation(rankdata(predicted, axis=1), rankdata(labels)),
         "rmse": np.sqrt(error),
-        "r2": 1 - _ratio(error, spread),
+        # Against labels that do not vary only a perfect prediction explains anything (as in scikit-learn).
+        "r2": np.where(spread > 0, 1 - _ratio(error, spread), error == 0),
     }
 
 

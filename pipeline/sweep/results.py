@@ -69,26 +69,26 @@ class Results:
             raise ResultsError(
                 f"{self.path}: expected a results database, found nothing; run fit_heads.py sweep (or make heads) first"
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._prepare(create)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise ResultsError(
                 f"{self.path}: expected a results database ({error}); name another with --results"
             ) from error
 
     def _prepare(self, create: bool) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and create and not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        if version == 0 and create:
             with self._transaction():
                 # Another process may have made the tables between the look and the lock.
                 if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                     for statement in filter(str.strip, _TABLES.split(";")):
                         self._connection.execute(statement)
                     self._connection.execute(f"PRAGMA user_version = {VERSION}")
-            version = VERSION
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version != VERSION:
             raise ResultsError(
                 f"{self.path}: expected a results database of version {VERSION}, found {version}; "
@@ -118,7 +118,8 @@ class Results:
         """
         columns = (
             "id", "task", "source", "encoder", "fingerprint", "head", "main_metric", "features", "protocol", "seed",
-            "config", "status", "diverged_at", "epoch", "parameters", "flops", "fit_seconds", "n_train", "device", "versions",
+            "config", "status", "diverged_at", "epoch", "parameters", "flops", "fit_seconds", "n_train", "device",
+            "versions",
         )  # fmt: skip
         places = ", ".join("?" * len(columns))
         with self._transaction(), closing(self._connection.cursor()) as cursor:
@@ -126,7 +127,9 @@ class Results:
                 values = [
                     json.dumps(record[name]) if name in ("config", "versions") else record[name] for name in columns
                 ]
-                cursor.execute(f"INSERT OR IGNORE INTO heads ({', '.join(columns)}) VALUES ({places})", values)
+                # Not OR IGNORE, which would drop a head that breaks another constraint without a word.
+                insert = f"INSERT INTO heads ({', '.join(columns)}) VALUES ({places}) ON CONFLICT (id) DO NOTHING"
+                cursor.execute(insert, values)
                 if not cursor.rowcount:
                     continue
                 head = record["id"]

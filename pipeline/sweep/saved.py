@@ -105,11 +105,12 @@ def load_head(folder: Path) -> SavedHead:
         tensors = load_file(folder / "head.safetensors")
         config = HeadConfig.from_json(document["config"])
         network = build_network(config, document["inputs"], document["outputs"])
+        expected = network.shapes() | dict.fromkeys(("scaling.shift", "scaling.factor"), (network.inputs,))
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if found != expected:
+            raise ResultsError(f"{folder}: expected tensors {expected}, found {found}")
         scaling = Scaling(config.scale, tensors.pop("scaling.shift").numpy(), tensors.pop("scaling.factor").numpy())
         labels = document["labels"]
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if found != network.shapes():
-            raise ResultsError(f"{folder}: expected tensors {network.shapes()}, found {found}")
         return SavedHead(
             document["id"], config, network, tensors, scaling, tuple(document["target_scale"]),
             None if labels is None else tuple(labels), document["provenance"],

@@ -66,8 +66,9 @@ class Product:
 
 def _listed(name: str, value: Any) -> tuple[Any, ...]:
     if name in _SEQUENCES:
-        nested = isinstance(value, list) and value and all(isinstance(item, list) for item in value)
-        return tuple(map(tuple, value)) if nested else (tuple(value) if isinstance(value, list) else (value,),)
+        items = tuple(value) if isinstance(value, list | tuple) else (value,)
+        nested = items and all(isinstance(item, list | tuple) for item in items)
+        return tuple(map(tuple, items)) if nested else (items,)
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
