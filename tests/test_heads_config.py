@@ -1,0 +1,152 @@
+"""Configurations: defaults of the protocols, what counts for a family, ranges, and the names of heads."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.heads.config import HeadConfig, identity
+from pipeline.heads.resolve import resolve
+
+ALWAYS = {"epochs", "batch_size", "lr", "weight_decay", "clip", "scale", "starts"}
+USED = {
+    "linear": ALWAYS,
+    "mlp": ALWAYS | {"hidden", "activation"},
+    "effi_kan": ALWAYS | {"hidden", "grid", "order", "grid_range", "spline_scaler"},
+    "fast_kan": ALWAYS | {"hidden", "centres", "grid_range"},
+    "faster_kan": ALWAYS | {"hidden", "centres", "grid_range", "sharpness"},
+}
+#: For every option a value that is no protocol's default.
+OTHER = {
+    "epochs": 7, "batch_size": 8, "lr": 0.5, "weight_decay": 0.5, "clip": math.inf, "scale": "tanh",
+    "hidden": (7, 3), "activation": "tanh", "grid": 7, "order": 2, "centres": 5, "grid_range": (-2, 1.5),
+    "sharpness": 0.5,
+}  # fmt: skip
+
+
+def config(head="effi_kan", protocol="clean", seed=0, features="pooled", **options):
+    return resolve(head, seed=seed, features=features, protocol=protocol, options=options)
+
+
+def other(name, protocol):
+    if name == "starts":
+        return "package" if protocol == "clean" else "project"
+    return protocol == "clean" if name == "spline_scaler" else OTHER[name]
+
+
+def test_clean_defaults_are_the_designs():
+    found = config()
+    assert (found.epochs, found.batch_size, found.lr, found.weight_decay, found.clip) == (20, 64, 2e-3, 0.01, 1.0)
+    assert (found.hidden, found.grid, found.order, found.grid_range) == ((64,), 5, 3, (-3.0, 3.0))
+    assert (found.scale, found.spline_scaler, found.starts) == ("standard", False, "project")
+    assert config("faster_kan").centres == 8
+    assert config("faster_kan").sharpness == 1.0
+    assert config("mlp").activation == "relu"
+
+
+@pytest.mark.parametrize(
+    ("head", "grid_range"), [("effi_kan", (-1, 1)), ("fast_kan", (-2, 2)), ("faster_kan", (-1.2, 0.2))]
+)
+def test_published_defaults_are_the_packages(head, grid_range):
+    found = config(head, "published")
+    assert (found.epochs, found.batch_size, found.lr, found.weight_decay, found.clip) == (10, 4, 2e-3, 0.01, 1.0)
+    assert found.grid_range == grid_range
+    assert (found.scale, found.starts) == ("none", "package")
+    assert found.spline_scaler is (True if head == "effi_kan" else None)
+
+
+@pytest.mark.parametrize("protocol", ["clean", "published"])
+@pytest.mark.parametrize("head", USED)
+def test_a_name_changes_with_every_option_that_counts_and_with_no_other(head, protocol):
+    plain = config(head, protocol)
+    name = identity(plain, "f" * 64)
+    assert len(name) == 16
+    assert int(name, 16) >= 0
+    names = {name}
+    for option in (*OTHER, "starts", "spline_scaler"):
+        changed = config(head, protocol, **{option: other(option, protocol)})
+        if option in USED[head]:
+            assert getattr(changed, option) == other(option, protocol)
+            names.add(identity(changed, "f" * 64))
+        else:
+            assert getattr(changed, option) is None
+            assert changed == plain
+    names |= {identity(config(head, protocol, seed=1), "f" * 64), identity(plain, "e" * 64)}
+    names.add(identity(config(head, protocol, features="cls"), "f" * 64))
+    names.add(identity(config(head, "clean" if protocol == "published" else "published"), "f" * 64))
+    assert len(names) == 1 + len(USED[head]) + 4
+
+
+def test_defaults_given_aloud_name_the_same_head():
+    plain = config("effi_kan")
+    assert config("effi_kan", lr=0.002, grid=5, hidden=(64,), grid_range=(-3, 3), clip=1) == plain
+    assert config("effi_kan", lr=None, hidden=None) == plain
+
+
+def test_whole_numbers_and_floats_name_the_same_head():
+    one = config("faster_kan", lr=1, weight_decay=0, clip=2, sharpness=1, grid_range=(-1, 1), hidden=[8])
+    same = config("faster_kan", lr=1.0, weight_decay=0.0, clip=2.0, sharpness=1.0, grid_range=[-1.0, 1.0], hidden=(8,))
+    assert identity(one, "") == identity(same, "")
+
+
+@pytest.mark.parametrize("head", USED)
+@pytest.mark.parametrize("clip", [0.5, math.inf])
+def test_a_configuration_survives_json(head, clip):
+    found = config(head, clip=clip, seed=3)
+    text = json.dumps(found.to_json(), allow_nan=False)
+    assert HeadConfig.from_json(json.loads(text)) == found
+    assert set(found.to_json()) == USED[head] | {"head", "protocol", "seed", "features"}
+
+
+def test_a_later_versions_option_is_refused():
+    with pytest.raises(ConfigError, match="wavelet"):
+        HeadConfig.from_json(config().to_json() | {"wavelet": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "valid"),
+    [
+        ({"head": "efi_kan"}, "head 'efi_kan'", ("linear", "mlp", "effi_kan", "fast_kan", "faster_kan")),
+        ({"protocol": "dirty"}, "protocol 'dirty'", ("clean", "published")),
+        ({"features": "pool"}, "feature 'pool'", ("pooled", "cls", "mean", "weight", "reduced")),
+        ({"learning_rate": 1.0}, "option 'learning_rate'", ("lr", "weight_decay", "grid_range")),
+    ],
+)
+def test_an_unknown_name_lists_the_valid_ones(change, kind, valid):
+    with pytest.raises(UnknownNameError, match=kind) as caught:
+        config(**change)
+    assert all(name in str(caught.value) for name in valid)
+
+
+@pytest.mark.parametrize(
+    ("head", "option", "value"),
+    [
+        ("linear", "seed", -1), ("linear", "epochs", 0), ("linear", "batch_size", 0), ("linear", "lr", 0.0),
+        ("linear", "lr", -1.0), ("linear", "lr", math.inf), ("linear", "lr", math.nan),
+        ("linear", "weight_decay", -0.1), ("linear", "weight_decay", math.nan), ("linear", "clip", 0.0),
+        ("linear", "clip", math.nan), ("linear", "scale", "robust"), ("linear", "starts", "zeros"),
+        ("mlp", "hidden", (64, 0)), ("mlp", "activation", "swish"), ("effi_kan", "grid", 0), ("effi_kan", "order", 0),
+        ("effi_kan", "order", 6), ("fast_kan", "centres", 1), ("effi_kan", "grid_range", (1, 1)),
+        ("effi_kan", "grid_range", (2, -2)), ("effi_kan", "grid_range", (0, 1, 2)),
+        ("effi_kan", "grid_range", (-math.inf, 1)), ("effi_kan", "grid_range", (math.nan, 1)),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_names_its_option(head, option, value):
+    with pytest.raises(ConfigError) as caught:
+        config(head, **{option: value})
+    assert str(caught.value).startswith("--" + option.replace("_", "-") + ": expected ")
+    assert "found" in str(caught.value)
+
+
+def test_values_at_the_edge_of_their_range_are_taken():
+    found = config("effi_kan", epochs=1, batch_size=1, weight_decay=0, clip=math.inf, grid=1, order=5, hidden=(1,))
+    assert (found.order, found.clip, found.hidden) == (5, math.inf, (1,))
+    assert config("mlp", hidden=()).hidden == ()
+    assert config("fast_kan", centres=2).centres == 2
+
+
+def test_configurations_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config().lr = 1.0
