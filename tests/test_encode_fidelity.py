@@ -120,7 +120,7 @@ def minilm_rows():
 
     rows = list(open_source("mrpc", folder).rows("train"))
     rows.sort(key=lambda row: len(row.text) + len(row.text_pair))
-    return rows[::30] + rows[-20:]
+    return rows[::50] + rows[-10:]
 
 
 @pytest.fixture(scope="module")
