@@ -40,13 +40,13 @@ def equal_tensors(one, two):
 @pytest.mark.parametrize("protocol", ["clean", "published"])
 @pytest.mark.parametrize("family", HEADS)
 def test_a_head_in_a_pack_is_the_head_alone(family, protocol):
-    data = fit_data("three", rows=150)
+    data = fit_data("three", rows=120)
     configs = [
         config(family, protocol, seed=(5 * place) % 4, lr=lr, weight_decay=0.01 * place, clip=clip)
         for place, (lr, clip) in enumerate(zip(np.geomspace(1e-4, 3e-2, 12), (1.0, 0.1, np.inf) * 4, strict=True))
     ]
     pack = train(data, *configs)
-    for place in (0, 3, 7, 11):
+    for place in (0, 7, 11):
         (alone,) = train(data, configs[place])
         ours, theirs = pack[place].outputs["validation"], alone.outputs["validation"]
         assert pack[place].config == configs[place]
@@ -97,11 +97,11 @@ def test_the_whole_recipe_equals_a_plain_torch_loop():
 @pytest.mark.parametrize("protocol", ["clean", "published"])
 def test_the_chosen_epoch_and_every_metric_follow_from_the_curve_and_the_tensors(kind, protocol):
     data = fit_data(kind, rows=120)
-    heads = train(data, *(config("effi_kan", protocol, seed=seed, epochs=8, lr=2e-2) for seed in range(6)))
+    heads = train(data, *(config("effi_kan", protocol, seed=seed, epochs=6, lr=2e-2) for seed in range(6)))
     ties = 0
     for outcome in heads:
         _, losses, scores = map(list, zip(*outcome.curve, strict=True))
-        best = max(range(8), key=lambda epoch: (scores[epoch], -losses[epoch], -epoch))
+        best = max(range(6), key=lambda epoch: (scores[epoch], -losses[epoch], -epoch))
         ties += scores.count(max(scores)) > 1
         assert outcome.epoch == best + 1
         held = replicate(data, outcome.config.seed, protocol).selection
@@ -171,7 +171,7 @@ def test_the_published_protocol_selects_on_the_validation_split():
 @pytest.mark.parametrize("family", HEADS)
 def test_every_family_learns_a_plane(family):
     data = fit_data("sum", rows=400)
-    (outcome,) = train(data, config(family, epochs=15, lr=1e-2))
+    (outcome,) = train(data, config(family, epochs=10, batch_size=32, lr=2e-2))
     majority = max(np.bincount(data.labels["validation"])) / 100
     assert outcome.metrics["validation"]["accuracy"] > majority + 0.15
     first, last = outcome.curve[0][0], outcome.curve[-1][0]
@@ -189,7 +189,7 @@ def test_a_head_with_a_hidden_layer_learns_what_a_linear_one_cannot(family):
 
 def test_regression_learns_in_the_tasks_own_units():
     data = fit_data("number", rows=400)
-    (outcome,) = train(data, config("effi_kan", epochs=30, lr=1e-2))
+    (outcome,) = train(data, config("effi_kan", epochs=20, batch_size=32, lr=2e-2))
     found = outcome.metrics["validation"]
     assert set(found) == {"pearson", "spearmanr", "rmse", "r2"}
     assert found["pearson"] > 0.9

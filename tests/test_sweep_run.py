@@ -217,7 +217,7 @@ def loaded(tmp_path, head):
 
 @pytest.mark.parametrize("protocol", ["clean", "published"])
 def test_a_saved_head_predicts_what_was_stored(tmp_path, cache, protocol):
-    done = sweep(tmp_path, head=["linear", "mlp", "effi_kan", "fast_kan", "faster_kan"], protocol=protocol)
+    done = sweep(tmp_path, head=["linear", "mlp", "effi_kan", "fast_kan", "faster_kan"], protocol=protocol, epochs=1)
     features, _ = arrays_of(cache, "validation")
     for name in done.ids:
         head = loaded(tmp_path, name)
