@@ -1,7 +1,7 @@
 """What a run is asked for, checked and resolved before anything heavy is imported."""
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -79,13 +79,16 @@ class TaskRequest:
 class Counted:
     """A source that counts, while it is read, about how many tokens its rows have; it stands in for it in a scan."""
 
-    def __init__(self, source: Source, max_length: int) -> None:
-        self.source, self.max_length, self.tokens = source, max_length, 0
+    def __init__(self, source: Source, max_length: int, advance: Callable[[int], None]) -> None:
+        """`advance` is told of every thousand rows."""
+        self.source, self.max_length, self.tokens, self._advance = source, max_length, 0, advance
         self.splits = source.splits
 
     def rows(self, split: str) -> Iterator[Row]:
         """The rows; a token is taken to be three characters, so that the count depends on the data alone."""
-        for row in self.source.rows(split):
+        for number, row in enumerate(self.source.rows(split), start=1):
+            if number % 1000 == 0:
+                self._advance(1000)
             characters = len(row.text) + len(row.text_pair or "")
             self.tokens += min(self.max_length, 3 + characters // 3)
             yield row

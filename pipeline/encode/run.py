@@ -67,10 +67,10 @@ def embed(
     *,
     encoder: str = "bert-base-cased",
     data: str = "hub",
-    split: Sequence[str] = (),
+    split: Sequence[str] | str = (),
     cache: str | Path | None = None,
     max_length: int | None = None,
-    store: Sequence[str] | None = None,
+    store: Sequence[str] | str | None = None,
     reduce_size: int = 8,
     device: str = "auto",
     precision: str = "auto",
@@ -96,14 +96,14 @@ def embed(
     if batch_tokens is not None and batch_tokens < 1:
         raise ConfigError(f"--batch-tokens: expected at least 1, found {batch_tokens}")
     columns = {"text": text_column, "text_pair": text_pair_column, "label": label_column, "split_column": split_column}
-    names = list(dict.fromkeys([tasks] if isinstance(tasks, str) else tasks))
+    names = tuple(dict.fromkeys(_names(tasks)))
     if not names:
         raise ConfigError("expected at least one task, found none; name some, such as mrpc")
     sources = [open_source(name, data, **columns) for name in names]
     found = resolve(encoder)
     options = Options(
         max_length=max_length,
-        store=None if store is None else tuple(store),
+        store=None if store is None else _names(store),
         reduce_size=reduce_size,
         pairs=pairs,
         layers=tuple(layers) if layers else None,
@@ -113,7 +113,7 @@ def embed(
     for note in found.notes:
         say(note)
     where = Path(cache) if cache is not None else Path("cache/sample" if data == "sample" else "cache")
-    run = _Run(found, options, where, tuple(split), device, precision, batch_tokens, force)
+    run = _Run(found, options, where, _names(split), device, precision, batch_tokens, force)
     details = tuple(run.task(source) for source in sources)
     return EmbedResult(
         files=tuple(detail.file for detail in details),
@@ -123,6 +123,11 @@ def embed(
         seconds=round(time.perf_counter() - began, 3),
         details=details,
     )
+
+
+def _names(value: Sequence[str] | str) -> tuple[str, ...]:
+    """One name or several, as a tuple: a string is one name, not its letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 class _Run:
@@ -144,8 +149,9 @@ class _Run:
         """Bring one task's file up to date."""
         options, encoder = self._options, self._encoder
         limited = source if options.limit is None else Limited(source, options.limit)
-        counted = Counted(limited, options.max_length or encoder.max_length)
-        scanned = scan(counted)
+        with bar(f"{source.task.name}: reading", None, "rows") as progress:
+            counted = Counted(limited, options.max_length or encoder.max_length, progress.advance)
+            scanned = scan(counted)
         for note in source.notes:
             say(note)
         if options.limit is None and source.description != "sample":
