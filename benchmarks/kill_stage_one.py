@@ -76,8 +76,8 @@ def run(path: Path, rows: int, log: Path, seconds: float | None) -> bool:
 
 def committed(path: Path) -> int:
     """Rows that are safe."""
-    records = read_journal(work_folder(path) / "journal")[0]
-    return max((header["block"][1] for header, _ in records[1:]), default=0)
+    records = read_journal(work_folder(path) / "journal")
+    return max((record.header["block"][1] for record in records if "block" in record.header), default=0)
 
 
 def digest(path: Path) -> str:

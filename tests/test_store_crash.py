@@ -28,7 +28,7 @@ def whole(tmp_path_factory):
 
 def committed(path) -> int:
     """Blocks that the journal holds."""
-    return sum("block" in header for header, _ in read_journal(work_folder(path) / "journal")[0])
+    return sum("block" in record.header for record in read_journal(work_folder(path) / "journal"))
 
 
 def log(path):
@@ -218,3 +218,9 @@ def test_a_torn_journal_costs_one_block(tmp_path, whole):
         assert writer.resumed_blocks == 5
     kit.write(path)
     assert path.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match=r"cannot write .Not a directory.; mend that"):
+        kit.write(tmp_path / "file" / "toy.h5")

@@ -78,17 +78,19 @@ class Committer:
             hasher.shutdown()
 
     def _run(self, source: "queue.Queue[Any]", work: Callable[[Any], None]) -> None:
-        """Work on what comes until `None` does; after an error, here or in the other thread, only take it away."""
+        """Work on what comes until `None` does; after an error, only take it away."""
+        failed = False
         while (item := source.get()) is not None:
-            if self._error is None:
+            if not failed:
                 try:
                     work(item)
                     continue
                 except BaseException as error:
-                    self._error = self._error or error
+                    self._error, failed = self._error or error, True
             self._room.release()
 
     def _pack(self, item: tuple[Mapping[str, tuple[Stream, Rows, bool]], Mapping[str, Any]]) -> None:
+        self.check()  # what the commit of an earlier block met; a block that cannot be packed stops none before it
         block, notes = item
         hashes = {}
         for path, (stream, rows, last) in sorted(block.items(), key=lambda item: -_size(item[1][1])):

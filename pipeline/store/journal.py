@@ -14,12 +14,13 @@ import shutil
 import socket
 import struct
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.errors import CacheError
 
-__all__ = ["Journal", "Lock", "holder", "read_journal", "remove_work", "sync_folder", "work_folder"]
+__all__ = ["Journal", "Lock", "Record", "holder", "read_journal", "remove_work", "sync_folder", "work_folder"]
 
 _MAGIC = b"KGJ1"
 _HEAD = struct.Struct("<4sIQ")
@@ -121,29 +122,35 @@ def _record(header: dict[str, Any], payload: bytes) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def read_journal(path: Path) -> tuple[list[tuple[dict[str, Any], bytes]], int]:
-    """The whole records (header, payload) of a journal, and the number of bytes they take."""
-    records: list[tuple[dict[str, Any], bytes]] = []
-    end = 0
+class Record(NamedTuple):
+    """A whole record of a journal; `end` is where the next one begins."""
+
+    header: dict[str, Any]
+    payload: bytes
+    end: int
+
+
+def read_journal(path: Path) -> Iterator[Record]:
+    """The whole records of a journal, one at a time, up to the first that is not whole; none if there is no file."""
     try:
-        data = path.read_bytes()
+        file = path.open("rb")
     except FileNotFoundError:
-        return records, end
-    while len(data) - end >= _HEAD.size:
-        magic, text, payload = _HEAD.unpack_from(data, end)
-        body = _HEAD.size + text + payload
-        if magic != _MAGIC or len(data) - end < body + 32:
-            break
-        if hashlib.sha256(memoryview(data)[end : end + body]).digest() != data[end + body : end + body + 32]:
-            break
-        start = end + _HEAD.size
-        records.append((json.loads(data[start : start + text]), data[start + text : end + body]))
-        end += body + 32
-    return records, end
+        return
+    with file:
+        size, end = os.fstat(file.fileno()).st_size, 0
+        while len(head := file.read(_HEAD.size)) == _HEAD.size:
+            magic, text, payload = _HEAD.unpack(head)
+            start, end = end, end + _HEAD.size + text + payload + 32
+            if magic != _MAGIC or end > size:
+                return
+            body = file.read(end - start - _HEAD.size - 32)
+            if hashlib.sha256(head + body).digest() != file.read(32):
+                return
+            yield Record(json.loads(body[:text]), body[text:], end)
 
 
 class Journal:
-    """The journal of a work folder, open for appending behind `length`, the bytes that `read_journal` found whole."""
+    """The journal of a work folder, open for appending behind `length`, the bytes that whole records take."""
 
     def __init__(self, path: Path, length: int) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -82,12 +82,11 @@ def _walk(folder: Path) -> Iterator[_Found]:
 
 def _partial(path: Path) -> _Found:
     size = sum(entry.stat().st_size for entry in path.iterdir() if entry.is_file())
-    records, _ = read_journal(path / "journal")
-    if not records:
+    records = read_journal(path / "journal")
+    first = next(records, None)
+    if first is None:
         return _Found(path, size, "partial", {"rows_done": {}, "locked_by": holder(path)})
-    head, done = records[0][0], {}
-    for header, _ in records[1:]:
-        done[header["split"]] = header["block"][1]
+    head, done = first.header, {record.header["split"]: record.header["block"][1] for record in records}
     attributes = head["attributes"]
     facts = {name: attributes[name] for name in ("task", "encoder", "fingerprint", "created")}
     facts |= {"splits": head["request"]["splits"], "rows_done": done, "locked_by": holder(path)}

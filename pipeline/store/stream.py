@@ -5,6 +5,7 @@ written at a known address; nothing here reads the file back except `rehash`, af
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import struct
@@ -34,9 +35,10 @@ def disk_errors(where: os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise CacheError(
-            f"{where}: cannot write ({error.strerror or error}); make room and run the same command again: "
-            "it goes on from the last block"
+            f"{where}: cannot write ({error.strerror or error}); {'make room' if full else 'mend that'} and run the "
+            "same command again: it goes on from the last block"
         ) from error
 
 

@@ -12,7 +12,7 @@ from pipeline.errors import CacheError
 from pipeline.store.blocks import block_rows, read_block
 from pipeline.store.commit import Committer
 from pipeline.store.finish import write_index
-from pipeline.store.journal import Journal, Lock, read_journal, remove_work, sync_folder, work_folder
+from pipeline.store.journal import Journal, Lock, Record, read_journal, remove_work, sync_folder, work_folder
 from pipeline.store.parse import Bytes
 from pipeline.store.read import Cache, open_cache
 from pipeline.store.request import Group, check_same_request, groups_of, missing_datasets, specs_of, with_existing
@@ -114,7 +114,8 @@ class CacheWriter:
         self._base: Cache | None = None
         self._open_files: list[DataFile | Journal] = []
         self._groups: list[Group] = []
-        self._lock = Lock(self._work)
+        with disk_errors(self._work):
+            self._lock = Lock(self._work)
         try:
             self._begin(begin, force)
         except BaseException:
@@ -132,25 +133,26 @@ class CacheWriter:
                 return
             begin["request"] = with_existing(self.path, request)
             self._base = open_cache(self.path)
-        records, length = read_journal(self._work / "journal")
+        records = read_journal(self._work / "journal")
+        first = next(records, None)
         try:
-            if records:
-                check_same_request(self._work, begin, records[0][0])
-            self._resume(begin, records, length)
+            if first:
+                check_same_request(self._work, begin, first.header)
+            self._resume(begin, first, records)
         except CacheError:
-            if not force or not records:
+            if not force or not first:
                 raise
             self._let_go()
-            self._resume(begin, [], 0)
+            self._resume(begin, None, iter(()))
 
-    def _resume(self, begin: dict[str, Any], records: list[tuple[dict[str, Any], bytes]], length: int) -> None:
-        head = records[0][0] if records else begin
+    def _resume(self, begin: dict[str, Any], first: Record | None, records: Iterator[Record]) -> None:
+        head = first.header if first else begin
         self.plan, self.block_rows, self.attributes = head["plan"], head["block_rows"], head["attributes"]
         self._groups = groups_of(head["request"])
         self._done, self._tokens = [0] * len(self._groups), [0] * len(self._groups)
         self._streams = [{spec.path: Stream(spec) for spec in specs_of(group, head)} for group in self._groups]
-        end, self.resumed_blocks = 0, 0
-        for header, payload in records[1:]:
+        end, length, self.resumed_blocks = 0, first.end if first else 0, 0
+        for header, payload, length in records:  # noqa: B007 - the last one's end is the journal's
             number, self._done[number] = header["block"]
             end, position = header["end"], 0
             for path, state in header["streams"].items():
@@ -162,9 +164,9 @@ class CacheWriter:
         with disk_errors(self._work):
             self._file = DataFile(self._work / "data.h5", end)
             self._open_files.append(self._file)
-            self._journal = Journal(self._work / "journal", length if records else 0)
+            self._journal = Journal(self._work / "journal", length)
             self._open_files.append(self._journal)
-            if not records:
+            if not first:
                 self._journal.append(begin)
             self._rehash()
         self._committer = Committer(self._file, self._journal)
