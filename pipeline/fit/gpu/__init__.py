@@ -1,0 +1,1 @@
+"""The trainer's step on NVIDIA GPUs: Triton kernels and the engine that drives them."""
