@@ -10,9 +10,14 @@ The verbs of the two command lines, loaded when they are first used::
 """
 
 import importlib
+import os
 import sys
 from types import ModuleType
 from typing import Any
+
+# PyTorch's threads otherwise spin for a while after each operation, and take the cores from our own threads, from
+# tokenisers and from other processes; the policy is read when PyTorch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = ["embed", "fit", "load_head", "open_cache", "sweep"]
 

@@ -92,6 +92,7 @@ class _Pack:
         seeds = sorted({config.seed for config in configs})
         self.replicates = [replicate(data, seed, self.shape.protocol) for seed in seeds]
         self.replicate_of = torch.tensor([seeds.index(config.seed) for config in configs])
+        self.steps = -(-len(self.replicates[0].train) // self.shape.batch_size)
         heads = len(configs)
         self.best = _Best(
             {name: tensor.clone() for name, tensor in self.engine.tensors.items()},
@@ -124,7 +125,10 @@ class _Pack:
             for place, head in enumerate(range(heads.start, heads.stop)):
                 found[head] = {name: float(value[place]) for name, value in metrics.items()}
         best = self.best
-        sound = (self.engine.diverged_at < 0).cpu().numpy() & np.isfinite(losses)
+        # An update that breaks a head on an epoch's last step shows only here.
+        broken = torch.from_numpy(~np.isfinite(losses)).to(self.device) & (self.engine.diverged_at < 0)
+        self.engine.diverged_at[broken] = (epoch + 1) * self.steps
+        sound = (self.engine.diverged_at < 0).cpu().numpy()
         better = sound & ((scores > best.score) | ((scores == best.score) & (losses < best.loss)))
         best.score[better], best.loss[better], best.epoch[better] = scores[better], losses[better], epoch + 1
         for head in np.flatnonzero(better):

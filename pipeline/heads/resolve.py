@@ -11,7 +11,25 @@ from pipeline.heads.families import ACTIVATIONS, HEADS
 
 __all__ = ["resolve"]
 
-_SEQUENCES = {"hidden": int, "grid_range": float}
+_KINDS: dict[str, type] = {
+    "seed": int, "epochs": int, "batch_size": int, "hidden": int, "grid": int, "order": int, "centres": int,
+    "lr": float, "weight_decay": float, "clip": float, "sharpness": float, "grid_range": float,
+    "scale": str, "starts": str, "activation": str, "spline_scaler": bool,
+}  # fmt: skip
+_SEQUENCES = ("hidden", "grid_range")
+_WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A value as its field's type, so that 1 and 1.0 name the same head; `ConfigError` for any other type."""
+    kind = _KINDS[name]
+    if name in _SEQUENCES and isinstance(value, list | tuple):
+        return tuple(part for item in value for part in _typed(name, item))
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = number and float(value).is_integer() if kind is int else number if kind is float else isinstance(value, kind)
+    if not fits:
+        raise ConfigError(f"--{name.replace('_', '-')}: expected {_WORDS[kind]}, found {value!r}")
+    return (kind(value),) if name in _SEQUENCES else kind(value)
 
 
 def resolve(
@@ -36,10 +54,8 @@ def resolve(
     values = defaults | given
     always = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
     chosen = {name: values[name] for name in (*always, *family.options)}
-    # One type a field, so that 1 and 1.0 name the same head.
-    chosen |= {name: float(chosen[name]) for name in ("lr", "weight_decay", "clip", "sharpness") if name in chosen}
-    chosen |= {name: tuple(map(kind, chosen[name])) for name, kind in _SEQUENCES.items() if name in chosen}
-    config = HeadConfig(head=head, protocol=protocol, seed=int(seed), features=features, **chosen)
+    chosen = {name: _typed(name, value) for name, value in chosen.items()}
+    config = HeadConfig(head=head, protocol=protocol, seed=_typed("seed", seed), features=features, **chosen)
     _check(config)
     return config
 

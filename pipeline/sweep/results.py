@@ -6,7 +6,7 @@ Its tables (documented in docs/results.md) are meant to be read by other program
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,18 @@ class Results:
                 f"{self.path}: expected a results database ({error}); name another with --results"
             ) from error
 
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a statement; a damaged file becomes a `ResultsError`."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> ResultsError:
+        return ResultsError(
+            f"{self.path}: expected a whole results database, found {error}; restore it, or name another with --results"
+        )
+
     def _prepare(self, create: bool) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and create:
@@ -97,17 +109,22 @@ class Results:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.IntegrityError:
             raise
-        self._connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
 
     def known(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that are stored."""
-        present = {row[0] for row in self._connection.execute("SELECT id FROM heads")}
+        present = {row[0] for row in self._run("SELECT id FROM heads")}
         return present & set(ids)
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -157,7 +174,7 @@ class Results:
     def baselines(self) -> dict[tuple[str, str], dict[str, float | None]]:
         """Metrics of the majority class by (fingerprint, split)."""
         found: dict[tuple[str, str], dict[str, float | None]] = {}
-        for fingerprint, split, metric, value in self._connection.execute(
+        for fingerprint, split, metric, value in self._run(
             "SELECT fingerprint, split, metric, majority FROM baselines"
         ):
             found.setdefault((fingerprint, split), {})[metric] = value
@@ -178,13 +195,13 @@ class Results:
             "id", "task", "source", "encoder", "fingerprint", "head", "main_metric", "features", "protocol", "seed",
             "config", "status", "diverged_at", "epoch", "parameters", "flops", "fit_seconds", "n_train",
         )  # fmt: skip
-        rows = self._connection.execute(
+        rows = self._run(
             f"SELECT {', '.join(names)} FROM heads {condition} "
             "ORDER BY task, encoder, features, protocol, head, config, seed",
             values,
-        ).fetchall()
+        )
         metrics: dict[str, dict[str, dict[str, float]]] = {}
-        for head, split, metric, value in self._connection.execute("SELECT * FROM metrics"):
+        for head, split, metric, value in self._run("SELECT * FROM metrics"):
             metrics.setdefault(head, {}).setdefault(split, {})[metric] = value
         documents = []
         for row in rows:
@@ -198,12 +215,10 @@ class Results:
 
     def outputs(self, head: str, split: str) -> np.ndarray:
         """A head's outputs [rows, classes], float32, on a reported split."""
-        row = self._connection.execute(
-            "SELECT rows, classes, float32 FROM outputs WHERE head_id = ? AND split = ?", (head, split)
-        ).fetchone()
-        if row is None:
+        rows = self._run("SELECT rows, classes, float32 FROM outputs WHERE head_id = ? AND split = ?", (head, split))
+        if not rows:
             raise ResultsError(f"{self.path}: expected outputs of head {head} on {split!r}, found none")
-        return np.frombuffer(row[2], "<f4").reshape(row[0], row[1])
+        return np.frombuffer(rows[0][2], "<f4").reshape(rows[0][:2])
 
     def close(self) -> None:
         """Close the file."""

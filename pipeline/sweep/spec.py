@@ -23,7 +23,7 @@ _SEQUENCES = ("hidden", "grid_range")
 def parse_seeds(text: str | int | Iterable[int]) -> tuple[int, ...]:
     """Seeds from `0:10` (half-open), `3`, `1,4,9`, any mix of them, or a list of numbers. Raises `ConfigError`."""
     if not isinstance(text, str):
-        text = ",".join(map(str, [text] if isinstance(text, int) else text))
+        text = ",".join(map(str, text if isinstance(text, list | tuple | range) else [text]))
     seeds: list[int] = []
     for part in text.split(","):
         try:
@@ -80,6 +80,9 @@ def product_from(table: Mapping[str, Any], where: str) -> Product:
         if name not in (*own, *HEAD_OPTIONS):
             raise UnknownNameError(f"key of {where}", name, (*own, *HEAD_OPTIONS))
     given = {name: _listed(name, keys[name]) for name in own if name in keys and name != "seeds"}
+    for name, values in given.items():
+        if not all(isinstance(value, str) or (value is None and name in ("encoder", "features")) for value in values):
+            raise ConfigError(f"{where}: expected words for {name!r}, found {keys[name]!r}")
     if "seeds" in keys:
         given["seeds"] = parse_seeds(keys["seeds"])
     for name in ("task", "head"):
