@@ -95,8 +95,9 @@ class TritonEngine:
         first = self.network.layers[0]
         self.out_pad = max(16, triton.next_power_of_2(first.outputs))
         few = self.rows < 16
-        self.tile = 16 if few else 32
-        self.warps = 4
+        # Chosen by measurement on an H100 (benchmarks/heads_gpu.md): larger tiles spill registers.
+        self.tile = 8 if few else 16
+        self.warps, self.middle_warps, self.stages = 4, 4 if self.rows < 64 else 8, 2
         tiles = -(-first.inputs // self.tile)
         self.splits = max(1, min(8 if few else 4, tiles))
         self.output = torch.zeros(heads, self.splits, self.rows, self.out_pad, device=self.device)
@@ -118,7 +119,7 @@ class TritonEngine:
             INPUTS=first.inputs, FEATURES=first.features, OUT=first.outputs, OUT_PAD=self.out_pad, BATCH=self.batch,
             ROWS=self.rows, KIND0=kind0, WIDTH0=width0, KIND1=kind1, ORDER=first.grid.order, TILE=self.tile,
             SPLITS=self.splits, UPDATE=update, FORWARD=forward, GRAM=not first.scaler, SCALER=first.scaler,
-            PRECISION=self.precision, num_warps=self.warps, num_stages=2,
+            PRECISION=self.precision, num_warps=self.warps, num_stages=self.stages,
         )  # fmt: skip
 
     def _middle(self) -> None:
@@ -136,7 +137,7 @@ class TritonEngine:
             ORDER=last.grid.order, AT_WEIGHT=self.at.get("layers.1.weight", -1),
             AT_SCALER=self.at.get("layers.1.scaler", -1), AT_BIAS0=self.at.get("layers.0.bias", -1),
             AT_BIAS1=self.at.get("layers.1.bias", -1), GRAM=not first.scaler, PRECISION=self.precision,
-            num_warps=4 if self.rows < 64 else 8,
+            num_warps=self.middle_warps,
         )  # fmt: skip
         if first.scaler:
             kind0, width0, kind1 = _kinds(first)
@@ -145,7 +146,7 @@ class TritonEngine:
                 self._replicate, self.delta, self.more, self.step, self._order.shape[1], *_grid(first),
                 INPUTS=first.inputs, FEATURES=first.features, OUT=first.outputs, OUT_PAD=self.out_pad,
                 BATCH=self.batch, ROWS=self.rows, KIND0=kind0, WIDTH0=width0, KIND1=kind1, ORDER=first.grid.order,
-                TILE=self.tile, SPLITS=self.splits, PRECISION=self.precision, num_warps=self.warps, num_stages=2,
+                TILE=self.tile, SPLITS=self.splits, PRECISION=self.precision, num_warps=self.warps, num_stages=self.stages,
             )  # fmt: skip
         numbers = self.rows * self.out_pad
         clip_and_update[(heads,)](

@@ -129,9 +129,9 @@ def loss_and_gradients(
             logits = _outputs(logits, x, w, 0, low, inverse, sharpness, KIND1, ORDER, FEW, PRECISION)
         loss, upper = _loss_gradient(logits, target_ptr, rows, valid, count, c, CLASSES, REGRESSION)
         if AT_BIAS1 >= 0:
-            g = tl.sum(upper, axis=0)
-            norm += tl.sum(g * g, axis=0)
-            tl.store(gradients + AT_BIAS1 + c, g, mask=c < CLASSES)
+            bias1 = tl.sum(upper, axis=0)
+            norm += tl.sum(bias1 * bias1, axis=0)
+            tl.store(gradients + AT_BIAS1 + c, bias1, mask=c < CLASSES)
         delta = tl.zeros((ROWS, OUT_PAD), tl.float32)
         own = tl.zeros((OUT_PAD, CLASSES_PAD), tl.float32)
         squares = tl.zeros((OUT_PAD, CLASSES_PAD), tl.float32)
@@ -165,9 +165,9 @@ def loss_and_gradients(
     else:
         loss, delta = _loss_gradient(x, target_ptr, rows, valid, count, o, OUT, REGRESSION)
     if AT_BIAS0 >= 0:
-        g = tl.sum(delta, axis=0)
-        norm += tl.sum(g * g, axis=0)
-        tl.store(gradients + AT_BIAS0 + o, g, mask=o < OUT)
+        bias0 = tl.sum(delta, axis=0)
+        norm += tl.sum(bias0 * bias0, axis=0)
+        tl.store(gradients + AT_BIAS0 + o, bias0, mask=o < OUT)
     tl.store(delta_ptr + (head * ROWS + b[:, None]) * OUT_PAD + o[None, :], delta)
     if GRAM:
         r = tl.arange(0, ROWS)
