@@ -120,12 +120,12 @@ def test_verify_finds_a_changed_byte(cli, made, tmp_path):
 
 
 def test_prune_asks_and_removes_partial_work(cli, tiny, monkeypatch, tmp_path):
-    import pipeline.encode.blocks as blocks
+    from pipeline.encode import write
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(blocks, "encode_block", interrupt)
+    monkeypatch.setattr(write, "start_block", interrupt)
     result = cli("run", "mrpc", "--encoder", tiny("bert"), "--data", "sample", "--limit", 9)
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == (

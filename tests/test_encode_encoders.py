@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.device import resolve_device
 from pipeline.encode import encoders as registry
 from pipeline.encode.encoders import ENCODERS, resolve
-from pipeline.encode.load import load, resolve_device
+from pipeline.encode.load import load
 from pipeline.encode.request import Options
 from pipeline.errors import ConfigError, DeviceError, EncoderError
 from pipeline.hashing import hash_file

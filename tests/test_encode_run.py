@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.encode import run
+from pipeline.encode import session
 from pipeline.encode.run import embed
 from pipeline.encode.vectors import import_vectors
 from pipeline.errors import CacheMismatchError, ConfigError, KanglueError, SourceError, UnknownNameError
@@ -148,12 +148,12 @@ def test_another_width_of_reduced_is_refused(tiny, own):
 
 @pytest.mark.parametrize("kind", ["bert", "electra"])
 def test_an_interrupted_run_goes_on_and_the_file_is_the_same(tiny, own, monkeypatch, capsys, kind):
-    monkeypatch.setattr(run, "CPU_BLOCK_ROWS", 8)
+    monkeypatch.setattr(session, "CPU_BLOCK_ROWS", 8)
     options = {"encoder": str(tiny(kind)), "batch_tokens": 200, **own}
     whole = embed("mine", cache="whole", **options).files[0]
-    import pipeline.encode.blocks as blocks
+    from pipeline.encode import write
 
-    encode, calls = blocks.encode_block, []
+    encode, calls = write.start_block, []
 
     def stop_after_three(*args, **kwargs):
         calls.append(1)
@@ -161,7 +161,7 @@ def test_an_interrupted_run_goes_on_and_the_file_is_the_same(tiny, own, monkeypa
             raise KeyboardInterrupt
         return encode(*args, **kwargs)
 
-    monkeypatch.setattr(blocks, "encode_block", stop_after_three)
+    monkeypatch.setattr(write, "start_block", stop_after_three)
     with pytest.raises(KeyboardInterrupt):
         embed("mine", cache="c", **options)
     assert not list(Path("c").rglob("mine.h5"))

@@ -25,10 +25,20 @@ def plain_arrays(rows: Sequence[Row], tokens: Tokens, start: int, task: Task) ->
     return arrays
 
 
-def fold(x: np.ndarray, size: int) -> np.ndarray:
-    """Fold features [n, D] to [n, size]: `out[:, j] = sum_k x[:, k * size + j]`, D padded with zeros; float32."""
-    padded = np.pad(x, ((0, 0), (0, -x.shape[1] % size)))
-    return padded.reshape(len(x), -1, size).sum(1, dtype=np.float32)
+def fold(x: Any, size: int) -> Any:
+    """Fold features [n, D] to [n, size]: `out[:, j] = sum_k x[:, k * size + j]`, D padded with zeros.
+
+    `x` is a float32 array of numpy or a tensor, and so is what comes back; sums are taken in the order of k.
+    """
+    out = x[:, :size].copy() if isinstance(x, np.ndarray) else x[:, :size].clone()
+    if out.shape[1] < size:
+        wide = np.zeros((len(x), size), np.float32) if isinstance(x, np.ndarray) else x.new_zeros(len(x), size)
+        wide[:, : out.shape[1]] = out
+        return wide
+    for start in range(size, x.shape[1], size):
+        part = x[:, start : start + size]
+        out[:, : part.shape[1]] += part
+    return out
 
 
 def _storable(text: str) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.device import resolve_device
 from pipeline.encode.blocks import default_batch_tokens, encode_block
 from pipeline.encode.encoders import Encoder, resolve
-from pipeline.encode.load import DTYPES, Loaded, load, load_model, resolve_device
+from pipeline.encode.load import DTYPES, Loaded, load, load_model
 from pipeline.encode.tokens import Tokens
 from pipeline.progress import bar, say
 from pipeline.sources import Row, open_source
@@ -151,7 +152,7 @@ def _padded(model: Any, loaded: Loaded, tokens: Tokens, order: np.ndarray, size:
             part = tokens.take(order[start : start + size])
             mask = torch.arange(length or int(part.lengths.max())) < torch.from_numpy(part.lengths)[:, None]
             ids, types = torch.zeros(mask.shape, dtype=torch.long), torch.zeros(mask.shape, dtype=torch.long)
-            ids[mask], types[mask] = torch.from_numpy(part.ids), torch.from_numpy(part.types)
+            ids[mask], types[mask] = torch.from_numpy(part.ids).long(), torch.from_numpy(part.types).long()
             inputs = {"input_ids": ids, "attention_mask": mask.long()} | (
                 {"token_type_ids": types} if takes_types else {}
             )

@@ -12,7 +12,7 @@ from pipeline.encode.poolings import POOLINGS, Hidden
 from pipeline.encode.tokens import Tokens
 from pipeline.errors import DeviceError
 
-__all__ = ["batches", "default_batch_tokens", "encode_block"]
+__all__ = ["Pending", "batches", "default_batch_tokens", "encode_block", "start_block"]
 
 #: Tokens of a batch on a CPU: measured in `benchmarks/`, large enough for full speed, small enough for the cache.
 CPU_BATCH_TOKENS = 4096
@@ -34,6 +34,10 @@ def batches(lengths: np.ndarray, budget: int, *, padded: bool) -> Iterator[tuple
     With `padded` every row counts as long as the longest of its batch.
     """
     start = 0
+    if not padded and len(lengths):
+        # Batches of about one size: a small last one would leave a GPU half idle.
+        total = int(lengths.sum())
+        budget = min(budget, -(-total // -(-total // budget)) + int(lengths[0]))
     while start < len(lengths):
         if padded:
             count = budget // int(lengths[start])
@@ -44,11 +48,24 @@ def batches(lengths: np.ndarray, budget: int, *, padded: bool) -> Iterator[tuple
         start = stop
 
 
-def encode_block(
+class Pending:
+    """A block that is being encoded: `arrays` waits for it. On a GPU the caller's thread is free meanwhile."""
+
+    def __init__(self, arrays: dict[str, Tensor | np.ndarray], done: torch.cuda.Event | None) -> None:
+        self._arrays, self._done = arrays, done
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The encoder's datasets, in row order: float32 [N, D] or [N, m], `last_hidden` float16 [T, D]."""
+        if self._done is not None:
+            self._done.synchronize()
+        return {name: a.numpy() if isinstance(a, Tensor) else a for name, a in self._arrays.items()}
+
+
+def start_block(
     loaded: Loaded, tokens: Tokens, datasets: Sequence[str], *, default_feature: str, reduce_size: int,
     batch_tokens: int, advance: Callable[[int], None] | None = None,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """The encoder's datasets for a block, in row order: float32 [N, D] or [N, m], `last_hidden` float16 [T, D].
+) -> Pending:  # fmt: skip
+    """Encode a block: on a CPU now, on a GPU in the background of the calling thread.
 
     `advance` is told of every batch's rows. Raises `DeviceError` where the device's memory does not hold a batch.
     """
@@ -66,17 +83,30 @@ def encode_block(
                     states[tokens.places(order[rows])] = hidden.last.half().cpu().numpy()
                 if advance:
                     advance(rows.stop - rows.start)
-            back = torch.from_numpy(np.argsort(order))
-            pooled = {name: torch.cat(part).cpu()[back].numpy() for name, part in parts.items()}
+            back = _to(loaded.device, np.argsort(order))
+            whole = {name: torch.cat(part)[back] for name, part in parts.items()}
+            if "reduced" in datasets:
+                whole["reduced"] = fold(whole[default_feature], reduce_size)
+            found = {name: _from(values) for name, values in whole.items() if name in datasets}
+            done = torch.cuda.Event() if loaded.device.type == "cuda" else None
+            if done is not None:
+                done.record()
     except torch.cuda.OutOfMemoryError as error:
         raise DeviceError(
             f"{loaded.device}: expected memory for {batch_tokens} tokens a batch, found too little; "
             "give a smaller --batch-tokens, with --force if work was begun"
         ) from error
-    arrays = {name: values for name, values in pooled.items() if name in datasets}
-    if "reduced" in datasets:
-        arrays["reduced"] = fold(pooled[default_feature], reduce_size)
-    return arrays if states is None else arrays | {"last_hidden": states}
+    return Pending(found if states is None else found | {"last_hidden": states}, done)
+
+
+def encode_block(
+    loaded: Loaded, tokens: Tokens, datasets: Sequence[str], *, default_feature: str, reduce_size: int,
+    batch_tokens: int,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """`start_block` and its arrays."""
+    return start_block(
+        loaded, tokens, datasets, default_feature=default_feature, reduce_size=reduce_size, batch_tokens=batch_tokens
+    ).arrays()
 
 
 def _forward(loaded: Loaded, ordered: Tokens, batch_tokens: int) -> Iterator[tuple[slice, Hidden]]:
@@ -90,3 +120,10 @@ def _forward(loaded: Loaded, ordered: Tokens, batch_tokens: int) -> Iterator[tup
 def _to(device: torch.device, array: np.ndarray) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _from(values: Tensor) -> Tensor:
+    """A tensor on the CPU; from a GPU it arrives in pinned memory once the device has come so far."""
+    if not values.is_cuda:
+        return values
+    return torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)

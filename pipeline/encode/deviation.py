@@ -3,32 +3,37 @@
 import itertools
 
 import numpy as np
+import torch
 
 from pipeline.encode.blocks import encode_block
 from pipeline.encode.encoders import Encoder
 from pipeline.encode.load import Loaded, load
-from pipeline.encode.request import Options, TaskRequest
+from pipeline.encode.request import TaskRequest
 
-__all__ = ["deviation"]
+__all__ = ["deviation", "exact_encoder"]
 
 FEATURES = ("pooled", "cls", "mean", "weight", "reduced")
 #: Budget of the comparison's batches: small, so that it fits beside the encoder that was used.
 BATCH_TOKENS = 4096
 
 
-def deviation(
-    encoder: Encoder, loaded: Loaded, request: TaskRequest, options: Options, rows: int
-) -> dict[str, tuple[float, float]]:
-    """Feature to (largest absolute difference, least cosine) between `loaded` and transformers in float32.
+def exact_encoder(encoder: Encoder, max_length: int, device: torch.device, layers: tuple[int, ...] | None) -> Loaded:
+    """Transformers in float32 on the padded path that every `AutoModel` can take."""
+    return load(encoder, max_length, device, "float32", layers, padded=True)
 
-    The sample is the first `rows` rows of the first split, on the padded path that every `AutoModel` can take.
+
+def deviation(
+    exact: Loaded, loaded: Loaded, request: TaskRequest, reduce_size: int, rows: int
+) -> dict[str, tuple[float, float]]:
+    """Feature to (largest absolute difference, least cosine) between `loaded` and `exact`.
+
+    The sample is the first `rows` rows of the first split.
     """
     split = next(iter(request.splits))
     sample = list(itertools.islice(request.source.rows(split), rows))
     features = [name for name in FEATURES if name in request.datasets]
     if not sample or not features:
         return {}
-    exact = load(encoder, request.attributes["max_length"], loaded.device, "float32", options.layers, padded=True)
     tokens = exact.tokeniser(sample)
     found, expected = (
         encode_block(
@@ -36,7 +41,7 @@ def deviation(
             tokens,
             features,
             default_feature=request.default_feature,
-            reduce_size=options.reduce_size,
+            reduce_size=reduce_size,
             batch_tokens=BATCH_TOKENS,
         )
         for one in (loaded, exact)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from pipeline.encode.encoders import Encoder
+from pipeline.encode.fused import FusedEncoder, fuses
 from pipeline.encode.packed import PackedEncoder, fits
 from pipeline.encode.padded import PaddedEncoder
 from pipeline.encode.tokens import Tokeniser, load_tokeniser
-from pipeline.errors import DeviceError, EncoderError
+from pipeline.errors import EncoderError
 from pipeline.progress import say
 
-__all__ = ["Loaded", "load", "load_model", "resolve_device"]
+__all__ = ["Loaded", "load", "load_model"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 #: First parts of names that heads use; a base model leaves them out, and the encoder is whole without them.
@@ -30,21 +31,6 @@ class Loaded:
     forward: PackedEncoder | PaddedEncoder
     device: torch.device
     width: int
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; `DeviceError` for a device that is not there."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda:0" if count else "cpu")
-    kind, _, index = name.partition(":")
-    if kind == "cpu" and not index:
-        return torch.device("cpu")
-    if kind != "cuda" or not (index or "0").isdecimal():
-        raise DeviceError(f"device {name!r}: expected auto, cpu, cuda or cuda:N; use one of these")
-    if int(index or 0) >= count:
-        raise DeviceError(f"device {name!r}: expected a GPU of that number, found {count} GPUs; use --device cpu")
-    return torch.device("cuda", int(index or 0))
 
 
 def load_model(encoder: Encoder) -> Any:
@@ -102,7 +88,7 @@ def load(encoder: Encoder, max_length: int, device: torch.device, precision: str
     if padded or not fits(model.config):
         forward = PaddedEncoder(model, layers, types=tokeniser.types)
     else:
-        forward = PackedEncoder(model, layers)
+        forward = (FusedEncoder if fuses(model) else PackedEncoder)(model, layers)
     return Loaded(tokeniser, forward, device, model.config.hidden_size)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from pipeline.encode.poolings import Hidden, groups
 
-__all__ = ["SHAPES", "PackedEncoder", "fits"]
+__all__ = ["SHAPES", "Layer", "PackedEncoder", "fits"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ class PackedEncoder:
         # One small product a row: float32 costs nothing there and halves the deviation of `pooled`.
         self._pooler = None if self._parts.pooler is None else self._parts.pooler.float()
         self._heads = config.num_attention_heads
-        self._activate = ACTIVATIONS[_activation(config)]
+        self._activation = _activation(config)
+        self._activate = ACTIVATIONS[self._activation]
         self._wanted = layers or (len(self._parts.layers),)
         embeddings = self._parts.embeddings
         self._words: nn.Embedding = embeddings.word_embeddings
@@ -161,7 +162,7 @@ class PackedEncoder:
         self._varlen = _varlen() if self._positions.is_cuda and self._positions.dtype != torch.float32 else None
 
     def __call__(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Hidden:
-        """`ids` and `types` are int64 [T] on the model's device, `lengths` the tokens of each row."""
+        """`ids` and `types` are whole numbers [T] on the model's device, `lengths` the tokens of each row."""
         hidden = self._embed(ids, types, lengths)
         attend = self._attention(lengths, ids.device)
         chosen: list[Tensor] = []

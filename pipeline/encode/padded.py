@@ -25,9 +25,10 @@ class PaddedEncoder:
         self._takes_types = types and "token_type_ids" in inspect.signature(self._encoder.forward).parameters
 
     def __call__(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Hidden:
-        """`ids` and `types` are int64 [T] on the model's device, `lengths` the tokens of each row."""
+        """`ids` and `types` are whole numbers [T] on the model's device, `lengths` the tokens of each row."""
         size = torch.tensor(lengths, device=ids.device)
         mask = torch.arange(max(lengths), device=ids.device) < size[:, None]
+        ids, types = ids.long(), types.long()
         inputs = {"input_ids": ids.new_full(mask.shape, self._pad), "attention_mask": mask.long()}
         inputs["input_ids"][mask] = ids
         if self._takes_types:

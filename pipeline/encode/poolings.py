@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-__all__ = ["POOLINGS", "Hidden", "groups"]
+__all__ = ["POOLINGS", "Hidden", "bounds_of", "groups"]
 
 
 def groups(lengths: list[int]) -> Iterator[tuple[int, int, int]]:
@@ -21,13 +22,20 @@ def groups(lengths: list[int]) -> Iterator[tuple[int, int, int]]:
         token += (row - first) * length
 
 
+def bounds_of(lengths: list[int], device: torch.device) -> Tensor:
+    """Where rows begin and end in a batch: int32 [n + 1] on a device, row i being `bounds[i]:bounds[i + 1]`."""
+    bounds = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    # Pinned: a copy from pageable memory would wait for all that the device has to do.
+    return bounds.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else bounds.to(device)
+
+
 @dataclass(frozen=True)
 class Hidden:
     """What an encoder computed for a batch of n rows with T tokens in all, end to end.
 
     `last` is [T, D], the last hidden state or the mean of the layers asked for; `words` gives the word embeddings of
-    token ids; `ids` is int64 [T]; `lengths` has n entries; `pooler` gives [n, D] from the first tokens' last hidden
-    states, already applied where the model does so itself.
+    token ids; `ids` is int32 or int64 [T]; `lengths` has n entries; `pooler` gives [n, D] from the first tokens' last
+    hidden states, already applied where the model does so itself.
     """
 
     last: Tensor
@@ -39,14 +47,21 @@ class Hidden:
     @cached_property
     def first(self) -> Tensor:
         """Index of each row's first token, int64 [n]."""
-        lengths = torch.tensor(self.lengths)
-        return (lengths.cumsum(0) - lengths).to(self.last.device)
+        return self.bounds[:-1].long()
+
+    @cached_property
+    def bounds(self) -> Tensor:
+        """Where rows begin and end, int32 [n + 1]."""
+        return bounds_of(self.lengths, self.last.device)
 
     def sums(self, tokens: Tensor) -> Tensor:
         """Sum each row's tokens in float32: [T, D] to [n, D]."""
         if tokens.is_cuda:
-            lengths = torch.tensor(self.lengths, device=tokens.device)
-            return torch.segment_reduce(tokens.float(), "sum", lengths=lengths, unsafe=True)
+            if find_spec("triton") is None:
+                return torch.segment_reduce(tokens.float(), "sum", lengths=self.bounds.diff().long(), unsafe=True)
+            from pipeline.encode.kernels import row_sums
+
+            return row_sums(tokens.contiguous(), self.bounds)
         parts = [
             tokens[start : start + rows * length].view(rows, length, -1).sum(1, dtype=torch.float32)
             for start, rows, length in groups(self.lengths)
@@ -59,8 +74,7 @@ def _cls(hidden: Hidden) -> Tensor:
 
 
 def _mean(hidden: Hidden) -> Tensor:
-    lengths = torch.tensor(hidden.lengths, dtype=torch.float32, device=hidden.last.device)
-    return hidden.sums(hidden.last).div_(lengths[:, None])
+    return hidden.sums(hidden.last).div_(hidden.bounds.diff()[:, None])
 
 
 def _weight(hidden: Hidden) -> Tensor:

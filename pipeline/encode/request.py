@@ -9,10 +9,10 @@ from typing import Any
 
 from pipeline.encode.encoders import Encoder
 from pipeline.errors import ConfigError, UnknownNameError
-from pipeline.sources import Row, Source
+from pipeline.sources import Row, Source, scan
 from pipeline.store import DATASETS
 
-__all__ = ["PRECISIONS", "Counted", "Options", "TaskRequest", "plan_task"]
+__all__ = ["PRECISIONS", "Options", "Scanned", "TaskRequest", "cache_path", "plan_task", "scan_task"]
 
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 #: `last_hidden` is stored unasked up to this size of a file.
@@ -76,22 +76,54 @@ class TaskRequest:
     notes: tuple[str, ...]
 
 
-class Counted:
+@dataclass(frozen=True)
+class Scanned:
+    """What one pass over a source found: rows by split, the hash of all rows, about how many tokens, notes."""
+
+    rows: dict[str, int]
+    sha256: str
+    tokens: int
+    notes: tuple[str, ...]
+
+
+class _Counted:
     """A source that counts, while it is read, about how many tokens its rows have; it stands in for it in a scan."""
 
     def __init__(self, source: Source, max_length: int, advance: Callable[[int], None]) -> None:
-        """`advance` is told of every thousand rows."""
         self.source, self.max_length, self.tokens, self._advance = source, max_length, 0, advance
         self.splits = source.splits
 
     def rows(self, split: str) -> Iterator[Row]:
-        """The rows; a token is taken to be three characters, so that the count depends on the data alone."""
         for number, row in enumerate(self.source.rows(split), start=1):
             if number % 1000 == 0:
                 self._advance(1000)
             characters = len(row.text) + len(row.text_pair or "")
             self.tokens += min(self.max_length, 3 + characters // 3)
             yield row
+
+
+def scan_task(source: Source, max_length: int, advance: Callable[[int], None] = lambda _: None) -> Scanned:
+    """Read all rows of a source once; `advance` is told of every thousand.
+
+    A token is taken to be three characters, so that the count depends on the data alone.
+    """
+    counted = _Counted(source, max_length, advance)
+    found = scan(counted)
+    return Scanned(found.rows, found.sha256, counted.tokens, tuple(source.notes))
+
+
+def cache_path(cache: Path, encoder: Encoder, task: str, options: Options) -> Path:
+    """Where a task's file lies: what is asked for besides the defaults stands in its name."""
+    name = task
+    if options.pairs != "joint":
+        name += f".{options.pairs}"
+    if options.layers:
+        name += f".layers{'-'.join(map(str, options.layers))}"
+    if options.max_length not in (None, encoder.max_length):
+        name += f".len{options.max_length}"
+    if options.limit is not None:
+        name += f".limit{options.limit}"
+    return cache / encoder.name / f"{name}.h5"
 
 
 def plan_task(
@@ -130,17 +162,8 @@ def plan_task(
         "default_feature": default,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
     }
-    name = source.task.name
-    if options.pairs != "joint":
-        name += f".{options.pairs}"
-    if options.layers:
-        name += f".layers{'-'.join(map(str, options.layers))}"
-    if max_length != encoder.max_length:
-        name += f".len{max_length}"
-    if options.limit is not None:
-        name += f".limit{options.limit}"
     return TaskRequest(
-        path=cache / encoder.name / f"{name}.h5",
+        path=cache_path(cache, encoder, source.task.name, options),
         source=source,
         splits=chosen,
         datasets=datasets,

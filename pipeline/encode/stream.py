@@ -4,27 +4,37 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
-from pipeline.encode.tokens import Tokeniser, Tokens
+from pipeline.encode.tokens import Tokeniser, Tokens, inputs_of, joined
+from pipeline.encode.workers import Workers, tokenise
 from pipeline.errors import SourceError
 from pipeline.sources import Row, Source
 
 __all__ = ["TokenStream"]
 
+#: Rows that one call of a worker tokenises, and blocks that are under way where there are workers.
+PIECE_ROWS = 2048
+BLOCKS_AHEAD = 6
+
 
 class TokenStream:
     """Gives blocks of rows with their tokens; the block that will be asked for next is made ready meanwhile.
 
-    Close it, or use it in a `with` block.
+    With `workers` several blocks are, by these processes. Close it, or use it in a `with` block.
     """
 
-    def __init__(self, source: Source, splits: Mapping[str, int], tokeniser: Tokeniser, block_rows: int) -> None:
+    def __init__(
+        self, source: Source, splits: Mapping[str, int], tokeniser: Tokeniser, block_rows: int,
+        workers: Workers | None = None,
+    ) -> None:  # fmt: skip
         """`splits` maps the splits to their rows, in the order in which they will be asked for."""
-        self._source, self._splits, self._tokeniser, self._block_rows = source, splits, tokeniser, block_rows
+        self._source, self._splits, self._tokeniser, self.block_rows = source, splits, tokeniser, block_rows
+        self._workers = workers
         self._next: tuple[str, int] | None = None
         self._stop = threading.Event()
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=1)
+        self._queue: queue.Queue[Any] = queue.Queue()
         self._thread: threading.Thread | None = None
 
     def get(self, split: str, start: int, stop: int) -> tuple[list[Row], Tokens]:
@@ -34,12 +44,13 @@ class TokenStream:
         found = self._queue.get()
         if isinstance(found, BaseException):
             raise found
-        rows, tokens = found
+        rows, parts = found
         if len(rows) != stop - start:
             raise SourceError(
                 f"{split}: expected rows {start} to {stop}, found {len(rows)} of them: the data changed while it was "
                 "read; run the same command again"
             )
+        tokens = joined([part.result() for part in parts]) if isinstance(parts, list) else parts
         self._next = (split, stop) if stop < self._splits[split] else self._following(split)
         return rows, tokens
 
@@ -50,7 +61,8 @@ class TokenStream:
 
     def _restart(self, split: str, start: int) -> None:
         self.close()
-        self._stop, self._queue, self._next = threading.Event(), queue.Queue(maxsize=1), (split, start)
+        ahead = 1 if self._workers is None else BLOCKS_AHEAD
+        self._stop, self._queue, self._next = threading.Event(), queue.Queue(maxsize=ahead), (split, start)
         self._thread = threading.Thread(
             target=self._work, args=(split, start, self._stop, self._queue), name="tokenise", daemon=True
         )
@@ -59,16 +71,30 @@ class TokenStream:
     def _work(self, split: str, start: int, stop: threading.Event, out: queue.Queue) -> None:
         try:
             for rows in self._pieces(split, start):
-                if not _put(out, (rows, self._tokeniser(rows)), stop):
+                if not _put(out, (rows, self._tokens(rows)), stop):
                     return
         except BaseException as error:
             _put(out, error, stop)
+
+    def _tokens(self, rows: list[Row]) -> Tokens | list[Future[Tokens]]:
+        if self._workers is None:
+            return self._tokeniser(rows)
+        inputs = inputs_of(rows)
+        return [
+            self._workers.submit(tokenise, self._tokeniser.state, self._tokeniser.types, inputs[at : at + PIECE_ROWS])
+            for at in range(0, len(inputs), PIECE_ROWS)
+        ]
+
+    def begin(self) -> None:
+        """Make the first blocks of the first split ready before they are asked for."""
+        if self._next is None and self._splits:
+            self._restart(next(iter(self._splits)), 0)
 
     def _pieces(self, split: str, start: int) -> Iterator[list[Row]]:
         names = list(self._splits)
         for name in names[names.index(split) :]:
             rows = itertools.islice(self._source.rows(name), start if name == split else 0, None)
-            while piece := list(itertools.islice(rows, self._block_rows)):
+            while piece := list(itertools.islice(rows, self.block_rows)):
                 yield piece
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from pipeline.errors import EncoderError
 from pipeline.sources.base import Row
 
-__all__ = ["Tokeniser", "Tokens", "load_tokeniser"]
+__all__ = ["Tokeniser", "Tokens", "encode", "inputs_of", "joined", "load_tokeniser"]
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -21,7 +22,7 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class Tokens:
     """The tokens of some rows, end to end.
 
-    `ids` and `types` are int64 [T]; `offsets` is int64 [N + 1], row i being `offsets[i]:offsets[i + 1]`;
+    `ids` and `types` are int32 [T]; `offsets` is int64 [N + 1], row i being `offsets[i]:offsets[i + 1]`;
     `truncated` is how many rows were longer than the limit.
     """
 
@@ -61,20 +62,48 @@ class Tokeniser:
 
     def __call__(self, rows: Sequence[Row]) -> Tokens:
         """Tokenise rows; pairs go in as pairs. Releases the interpreter while the tokenizer works."""
-        inputs = [row.text if row.text_pair is None else (row.text, row.text_pair) for row in rows]
-        try:
-            encoded = self._backend.encode_batch_fast(inputs)
-        except (TypeError, UnicodeEncodeError):
-            # The tokenizer takes UTF-8; a lone surrogate has none, and U+FFFD is what stands for such a character.
-            encoded = self._backend.encode_batch_fast([_clean(text) for text in inputs])
-        lengths = np.fromiter((len(row) for row in encoded), np.int64, len(encoded))
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        ids = np.fromiter(itertools.chain.from_iterable(row.ids for row in encoded), np.int64, offsets[-1])
-        if self.types:
-            types = np.fromiter(itertools.chain.from_iterable(row.type_ids for row in encoded), np.int64, offsets[-1])
-        else:
-            types = np.zeros_like(ids)
-        return Tokens(ids, types, offsets, sum(bool(row.overflowing) for row in encoded))
+        return encode(self._backend, inputs_of(rows), types=self.types)
+
+    @cached_property
+    def state(self) -> str:
+        """The tokenizer with its truncation as JSON, from which another process can make it again."""
+        return self._backend.to_str()
+
+
+def inputs_of(rows: Sequence[Row]) -> list[str | tuple[str, str]]:
+    """Rows as a tokenizer takes them."""
+    return [row.text if row.text_pair is None else (row.text, row.text_pair) for row in rows]
+
+
+def encode(backend: Any, inputs: list[str | tuple[str, str]], *, types: bool) -> Tokens:
+    """Tokenise texts and pairs with a `tokenizers.Tokenizer`; without `types` all token types are 0."""
+    try:
+        encoded = backend.encode_batch_fast(inputs)
+    except (TypeError, UnicodeEncodeError):
+        # The tokenizer takes UTF-8; a lone surrogate has none, and U+FFFD is what stands for such a character.
+        encoded = backend.encode_batch_fast([_clean(text) for text in inputs])
+    lengths = np.fromiter((len(row) for row in encoded), np.int64, len(encoded))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.fromiter(itertools.chain.from_iterable(row.ids for row in encoded), np.int32, offsets[-1])
+    if types and any(isinstance(text, tuple) for text in inputs):
+        kinds = np.fromiter(itertools.chain.from_iterable(row.type_ids for row in encoded), np.int32, offsets[-1])
+    elif types and len(encoded):
+        # Single texts: the template gives all of them the types of the first.
+        kinds = np.full_like(ids, encoded[0].type_ids[0] if len(encoded[0]) else 0)
+    else:
+        kinds = np.zeros_like(ids)
+    return Tokens(ids, kinds, offsets, sum(bool(row.overflowing) for row in encoded))
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Tokens of consecutive rows as one."""
+    lengths = np.concatenate([part.lengths for part in parts])
+    return Tokens(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.types for part in parts]),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        sum(part.truncated for part in parts),
+    )
 
 
 def load_tokeniser(folder: Path, name: str, max_length: int) -> Tokeniser:

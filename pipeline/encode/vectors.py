@@ -47,6 +47,7 @@ def import_vectors(
     path, rows = Path(cache) / "import" / f"{name}.h5", {split: len(x) for split, (x, _) in splits.items()}
     result = FileResult(name, str(path), rows, precision="float32", path="import")
     if not force and not missing_datasets(path, attributes, rows, DATASETS):
+        check_reduced_width(path, DATASETS, reduce_size)
         say(f"{path}: up to date, nothing to do")
         result = FileResult(name, str(path), rows, precision="float32", path="import", up_to_date=True)
     else:

@@ -1,0 +1,71 @@
+"""The unpadded path on a GPU in half precision: the layers of `packed` with what lies between products in one pass."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.encode.packed import Layer, PackedEncoder
+from pipeline.encode.poolings import bounds_of
+
+__all__ = ["FusedEncoder", "fuses"]
+
+
+def fuses(model: Any) -> bool:
+    """Whether this model, of a shape that `packed` computes, is on a device and in a precision for this path."""
+    weight = model.get_input_embeddings().weight
+    if not weight.is_cuda or weight.dtype == torch.float32 or find_spec("triton") is None:
+        return False
+    from pipeline.encode.kernels import HEAD_WIDTHS
+
+    width = model.config.hidden_size
+    return width // model.config.num_attention_heads in HEAD_WIDTHS and width == weight.shape[1]
+
+
+class FusedEncoder(PackedEncoder):
+    """`PackedEncoder` with Triton kernels for embeddings, attention and norms, and GELU inside the product before it.
+
+    cuBLASLt knows GELU by its tanh form alone; in half precision the difference to the form with erf is that of a
+    rounding (`benchmarks/encoding.md`), and a pass over the widest array is saved.
+    """
+
+    def _embed(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Tensor:
+        from pipeline.encode.kernels import embed_norm
+
+        bounds = bounds_of(lengths, ids.device)
+        starts = torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(ids))
+        positions = torch.arange(len(ids), device=ids.device, dtype=torch.int32) - starts
+        if self._parts.pad is not None:
+            positions = self._offset_positions(ids, positions, starts, self._parts.pad)
+        norm = self._norm
+        return embed_norm(
+            ids, positions, types, self._words.weight, self._positions, self._types, norm.weight, norm.bias, norm.eps
+        )
+
+    def _layer(self, layer: Layer, hidden: Tensor, attend: Callable[[Tensor, Tensor], None]) -> Tensor:
+        from pipeline.encode.kernels import add_norm
+
+        width = hidden.shape[1]
+        qkv = layer.qkv(hidden, self._buffer("qkv", hidden, 3 * width))
+        mixed = self._buffer("mixed", hidden, width)
+        attend(qkv, mixed)
+        out = layer.out(mixed, self._buffer("out", hidden, width))
+        # `mixed` has served; the norms read and write the same places, so they may work in place.
+        add_norm(out, hidden, layer.norm.weight, layer.norm.bias, layer.norm.eps, mixed)
+        up = self._buffer("up", hidden, layer.up.bias.shape[0])
+        if self._activation == "gelu":
+            torch._addmm_activation(layer.up.bias, mixed, layer.up.weight.t(), use_gelu=True, out=up)
+        else:
+            self._activate(layer.up(mixed, up))
+        layer.down(up, out)
+        last = torch.empty_like(hidden)
+        add_norm(out, mixed, layer.last_norm.weight, layer.last_norm.bias, layer.last_norm.eps, last)
+        return last
+
+    def _attention(self, lengths: list[int], device: torch.device) -> Callable[[Tensor, Tensor], None]:
+        from pipeline.encode.kernels import attend
+
+        bounds, heads = bounds_of(lengths, device), self._heads
+        return lambda qkv, out: attend(qkv, bounds, lengths, heads, out)
