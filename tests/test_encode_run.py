@@ -260,7 +260,7 @@ def test_lone_surrogates_pass_into_the_tokenizer_and_the_file(tiny):
 
     rows = [Row("half \ud83d", "\udc00", 0), Row("é", "plain", 1)]
     tokens = load_tokeniser(tiny("bert"), "tiny", 64)(rows)
-    found = plain_arrays(rows, tokens, 5, own_task("mine", ("a", "b"), pair=True))
+    found = plain_arrays(rows, tokens.lengths, 5, own_task("mine", ("a", "b"), pair=True))
     assert found["text"] == ["half \ufffd", "é"]
     assert found["text_pair"] == ["\ufffd", "plain"]
     assert found["idx"].tolist() == [5, 6]
@@ -287,3 +287,33 @@ def test_vectors_become_a_cache(here):
     import_vectors("mine", here / "v.npz", cache="c", force=True)
     with pytest.raises(ConfigError, match="expected a task name of"):
         import_vectors("../mine", here / "v.npz", cache="c")
+
+
+def test_siamese_pairs_hold_each_sentence_alone(tiny, tmp_path):
+    folder = str(tiny("bert"))
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [("one text", "another"), ("another", "one text"), ("", "one text"), ("one text", "one text")]
+    pairs.write_text("".join(json.dumps({"a": a, "b": b, "y": 0, "s": "train"}) + "\n" for a, b in rows))
+    options = {
+        "encoder": folder, "data": str(pairs), "text_column": "a", "text_pair_column": "b", "label_column": "y",
+        "split_column": "s", "cache": "c", "pairs": "siamese",
+    }  # fmt: skip
+    result = embed("mine", **options)
+    assert result.files[0].endswith("/mine.siamese.h5")
+    expected = encoders.plain(folder, [(text, None) for text in ("one text", "another", "")], 64)["mean"]
+    with open_cache(result.files[0]) as cache:
+        train = cache["train"]
+        assert set(train.names) == {"idx", "text", "text_pair", "label", "length", "u", "v"}
+        assert (cache.attributes["pairs"], cache.default_feature) == ("siamese", "siamese")
+        assert np.abs(train.read("u", 0, 4) - expected[[0, 1, 2, 0]]).max() <= 1e-5
+        assert np.abs(train.read("v", 0, 4) - expected[[1, 0, 0, 0]]).max() <= 1e-5
+        lengths = np.array([len("onetext") + 2, len("another") + 2, 2])
+        assert train.read("length", 0, 4).tolist() == (lengths[[0, 1, 2, 0]] + lengths[[1, 0, 0, 0]]).tolist()
+    # Each distinct sentence was encoded once.
+    assert result.tokens == lengths.sum()
+    with pytest.raises(ConfigError, match="--store cls: expected u and v"):
+        embed("mine", **(options | {"store": ["cls"], "cache": "d"}))
+    with pytest.raises(ConfigError, match="--pairs siamese: expected a task of sentence pairs"):
+        embed("cola", encoder=folder, data="sample", cache="d", pairs="siamese")
+    with pytest.raises(ConfigError, match="--store u: expected --pairs siamese"):
+        embed("mine", **(options | {"store": ["u"], "cache": "d", "pairs": "joint"}))

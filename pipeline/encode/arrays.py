@@ -5,20 +5,23 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.encode.tokens import LONE_SURROGATE, Tokens
+from pipeline.encode.tokens import LONE_SURROGATE
 from pipeline.sources import Row
 from pipeline.tasks import Task
 
 __all__ = ["fold", "plain_arrays"]
 
 
-def plain_arrays(rows: Sequence[Row], tokens: Tokens, start: int, task: Task) -> dict[str, Any]:
-    """`idx`, `text`, `text_pair` (of pairs), `label` and `length` of rows that begin at `start` of their split."""
+def plain_arrays(rows: Sequence[Row], lengths: np.ndarray, start: int, task: Task) -> dict[str, Any]:
+    """`idx`, `text`, `text_pair` (of pairs), `label` and `length` of rows that begin at `start` of their split.
+
+    `lengths` are the rows' tokens.
+    """
     arrays: dict[str, Any] = {
         "idx": np.arange(start, start + len(rows), dtype=np.int64),
         "text": [_storable(row.text) for row in rows],
         "label": np.array([row.label for row in rows], np.float32 if task.labels is None else np.int64),
-        "length": tokens.lengths.astype(np.int32),
+        "length": lengths.astype(np.int32),
     }
     if task.pair:
         arrays["text_pair"] = [_storable(row.text_pair or "") for row in rows]

@@ -9,6 +9,7 @@ from pipeline.encode.blocks import encode_block
 from pipeline.encode.encoders import Encoder
 from pipeline.encode.load import Loaded, load
 from pipeline.encode.request import TaskRequest
+from pipeline.encode.tokens import sentences_of
 
 __all__ = ["deviation", "exact_encoder"]
 
@@ -32,6 +33,8 @@ def deviation(
     split = next(iter(request.splits))
     sample = list(itertools.islice(request.source.rows(split), rows))
     features = [name for name in FEATURES if name in request.datasets]
+    if request.siamese:
+        sample, features = sentences_of(sample)[0][:rows], [request.default_feature]
     if not sample or not features:
         return {}
     tokens = exact.tokeniser(sample)

@@ -20,6 +20,7 @@ LAST_HIDDEN_LIMIT = 2 << 30
 VERSIONS = ("torch", "transformers", "tokenizers", "numpy", "h5py")
 STORABLE = tuple(dict.fromkeys(name.split("/")[0] for name in DATASETS))
 ALWAYS = ("idx", "label", "length")
+SIAMESE = ("u", "v")
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,6 @@ class Options:
             raise ConfigError(f"--limit: expected at least 1 row, found {self.limit}")
         if self.pairs not in ("joint", "siamese"):
             raise ConfigError(f"--pairs: expected joint or siamese, found {self.pairs!r}")
-        if self.pairs == "siamese":
-            raise ConfigError("--pairs: expected joint, found siamese, which is not available yet; leave it out")
         for name in self.store or ():
             if name not in STORABLE:
                 raise UnknownNameError("dataset", name, STORABLE)
@@ -65,7 +64,10 @@ class Options:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """One file to be made: where, from which rows, with which datasets, and the attributes that say so."""
+    """One file to be made: where, from which rows, with which datasets, and the attributes that say so.
+
+    `default_feature` is the pooling that `reduced` folds and that siamese pairs hold twice.
+    """
 
     path: Path
     source: Source
@@ -74,6 +76,11 @@ class TaskRequest:
     default_feature: str
     attributes: Mapping[str, Any]
     notes: tuple[str, ...]
+
+    @property
+    def siamese(self) -> bool:
+        """Whether the sentences of a pair are encoded alone."""
+        return self.attributes["pairs"] == "siamese"
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,13 @@ def plan_task(
     notes = []
     if default != encoder.default_feature:
         notes.append(f"the pooler belongs to the last layer: `pooled` is left out, the default feature is `{default}`")
-    datasets, note = _datasets(encoder, source, options, features, tokens)
+    siamese = options.pairs == "siamese"
+    if siamese and not source.task.pair:
+        raise ConfigError(
+            f"--pairs siamese: expected a task of sentence pairs, found {source.task.name}, which has single "
+            "sentences; leave --pairs out"
+        )
+    datasets, note = _siamese(options) if siamese else _datasets(encoder, source, options, features, tokens)
     max_length = options.max_length or encoder.max_length
     attributes = {
         "task": source.task.name,
@@ -159,9 +172,11 @@ def plan_task(
         "limit": options.limit,
         "source": source.description,
         "source_sha256": sha256,
-        "default_feature": default,
+        "default_feature": "siamese" if siamese else default,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in VERSIONS},
     }
+    if siamese:
+        attributes["sentence_feature"] = default
     return TaskRequest(
         path=cache_path(cache, encoder, source.task.name, options),
         source=source,
@@ -173,6 +188,14 @@ def plan_task(
     )
 
 
+def _siamese(options: Options) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The datasets of a file of siamese pairs: two vectors a row, and what needs no encoder."""
+    wanted = {*ALWAYS, *SIAMESE, *(("text", "text_pair") if options.text else ())}
+    for name in set(options.store or ()) - wanted:
+        raise ConfigError(f"--store {name}: expected u and v, which --pairs siamese stores; leave --store out")
+    return tuple(name for name in STORABLE if name in wanted), ()
+
+
 def _datasets(
     encoder: Encoder, source: Source, options: Options, features: list[str], tokens: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -181,6 +204,8 @@ def _datasets(
     wanted = {*ALWAYS, *texts}
     if options.store is not None:
         for name in set(options.store) - wanted:
+            if name in SIAMESE:
+                raise ConfigError(f"--store {name}: expected --pairs siamese with it, found joint; give both")
             if name in ("pooled", "cls", "mean", "weight") and name not in features:
                 why = "it has no trained pooler" if name not in encoder.features else "--layers leaves the pooler out"
                 raise ConfigError(f"--store {name}: expected one of {', '.join(features)}, found that {why}")

@@ -195,7 +195,9 @@ class Session:
         if stream is not None:
             stream.close()
         workers = self._workers if loaded.device.type == "cuda" else None
-        return TokenStream(request.source, request.splits, loaded.tokeniser, block_rows, workers)
+        return TokenStream(
+            request.source, request.splits, loaded.tokeniser, block_rows, workers, siamese=request.siamese
+        )
 
     def _look_ahead(self, number: int, sources: Sequence[Source], loaded: "Loaded") -> None:
         """Begin to read and tokenise a later task, if nothing has to be waited for; its faults show in its turn."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from pipeline.encode.tokens import Tokeniser, Tokens, inputs_of, joined
+from pipeline.encode.tokens import Tokeniser, Tokens, inputs_of, joined, sentences_of
 from pipeline.encode.workers import Workers, tokenise
 from pipeline.errors import SourceError
 from pipeline.sources import Row, Source
@@ -27,11 +27,14 @@ class TokenStream:
 
     def __init__(
         self, source: Source, splits: Mapping[str, int], tokeniser: Tokeniser, block_rows: int,
-        workers: Workers | None = None,
+        workers: Workers | None = None, *, siamese: bool = False,
     ) -> None:  # fmt: skip
-        """`splits` maps the splits to their rows, in the order in which they will be asked for."""
+        """`splits` maps the splits to their rows, in the order in which they will be asked for.
+
+        With `siamese` a block's tokens are those of its distinct sentences, as `sentences_of` gives them.
+        """
         self._source, self._splits, self._tokeniser, self.block_rows = source, splits, tokeniser, block_rows
-        self._workers = workers
+        self._workers, self._siamese = workers, siamese
         self._next: tuple[str, int] | None = None
         self._stop = threading.Event()
         self._queue: queue.Queue[Any] = queue.Queue()
@@ -77,6 +80,8 @@ class TokenStream:
             _put(out, error, stop)
 
     def _tokens(self, rows: list[Row]) -> Tokens | list[Future[Tokens]]:
+        if self._siamese:
+            rows, _ = sentences_of(rows)
         if self._workers is None:
             return self._tokeniser(rows)
         inputs = inputs_of(rows)

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.encode.arrays import fold
 from pipeline.encode.run import EmbedResult, FileResult
+from pipeline.encode.session import check_reduced_width
 from pipeline.errors import ConfigError
 from pipeline.hashing import hash_json
 from pipeline.progress import say

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.encode.arrays import plain_arrays
 from pipeline.encode.blocks import Pending, start_block
 from pipeline.encode.load import Loaded
 from pipeline.encode.request import TaskRequest
 from pipeline.encode.stream import TokenStream
-from pipeline.encode.tokens import Tokens
+from pipeline.encode.tokens import Tokens, sentences_of
 from pipeline.progress import bar, say
 from pipeline.store import Block, CacheWriter
 
@@ -33,16 +35,21 @@ def encode_blocks(
 
         def begin(block: Block) -> None:
             rows, tokens = stream.get(block.split, block.start, block.stop)
+            lengths, places, datasets = tokens.lengths, None, block.datasets
+            if request.siamese:
+                _, places = sentences_of(rows)
+                lengths, datasets = lengths[places].sum(1), (request.default_feature,)
             pending = start_block(
                 loaded,
                 tokens,
-                block.datasets,
+                datasets,
                 default_feature=request.default_feature,
                 reduce_size=reduce_size,
                 batch_tokens=budget,
                 advance=progress.advance,
             )
-            begun[block] = _Begun(plain_arrays(rows, tokens, block.start, request.source.task), tokens, pending)
+            arrays = plain_arrays(rows, lengths, block.start, request.source.task)
+            begun[block] = _Begun(arrays, tokens, pending, places)
 
         for block in writer.todo():
             if block not in begun:
@@ -53,6 +60,8 @@ def encode_blocks(
                 begin(following)
             done = begun.pop(block)
             arrays = done.arrays | done.pending.arrays()
+            if done.places is not None:
+                arrays["u"], arrays["v"] = (arrays[request.default_feature][done.places[:, i]] for i in range(2))
             # `length` goes with `last_hidden` even where it is stored already.
             writer.write(block, {name: arrays[name] for name in (*block.datasets, "length")})
             counts["rows"] += block.rows
@@ -63,11 +72,15 @@ def encode_blocks(
 
 @dataclass(frozen=True)
 class _Begun:
-    """A block that the device has to work on: what needs no encoder is there already."""
+    """A block that the device has to work on: what needs no encoder is there already.
+
+    `places` is where the two sentences of each pair are among the tokens' rows, for siamese pairs.
+    """
 
     arrays: dict[str, Any]
     tokens: Tokens
     pending: Pending
+    places: np.ndarray | None
 
 
 def _following(block: Block, splits: Mapping[str, int], block_rows: int) -> Block | None:

@@ -64,6 +64,8 @@ DATASETS: dict[str, Dataset] = {
         Dataset("mean", ("N", "D"), "float32", "mean of the last hidden state over real tokens", embedding=True),
         Dataset("weight", ("N", "D"), "float32", "sum of the input word embeddings over real tokens", embedding=True),
         Dataset("reduced", ("N", "m"), "float32", "the encoder's default feature folded to m sums", embedding=True),
+        Dataset("u", ("N", "D"), "float32", "siamese pairs: a feature of the first sentence alone", embedding=True),
+        Dataset("v", ("N", "D"), "float32", "siamese pairs: the same feature of the second sentence", embedding=True),
         Dataset("last_hidden/values", ("T", "D"), "float16", "every real token's last hidden state", embedding=True),
         Dataset("last_hidden/offsets", ("N+1",), "int64", "row i is values[offsets[i]:offsets[i+1]]"),
     )
