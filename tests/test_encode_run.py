@@ -296,7 +296,7 @@ def test_siamese_pairs_hold_each_sentence_alone(tiny, tmp_path):
     pairs.write_text("".join(json.dumps({"a": a, "b": b, "y": 0, "s": "train"}) + "\n" for a, b in rows))
     options = {
         "encoder": folder, "data": str(pairs), "text_column": "a", "text_pair_column": "b", "label_column": "y",
-        "split_column": "s", "cache": "c", "pairs": "siamese",
+        "split_column": "s", "cache": tmp_path / "c", "pairs": "siamese",
     }  # fmt: skip
     result = embed("mine", **options)
     assert result.files[0].endswith("/mine.siamese.h5")
@@ -312,8 +312,8 @@ def test_siamese_pairs_hold_each_sentence_alone(tiny, tmp_path):
     # Each distinct sentence was encoded once.
     assert result.tokens == lengths.sum()
     with pytest.raises(ConfigError, match="--store cls: expected u and v"):
-        embed("mine", **(options | {"store": ["cls"], "cache": "d"}))
+        embed("mine", **(options | {"store": ["cls"], "limit": 2}))
     with pytest.raises(ConfigError, match="--pairs siamese: expected a task of sentence pairs"):
-        embed("cola", encoder=folder, data="sample", cache="d", pairs="siamese")
+        embed("cola", encoder=folder, data="sample", cache=tmp_path, pairs="siamese")
     with pytest.raises(ConfigError, match="--store u: expected --pairs siamese"):
-        embed("mine", **(options | {"store": ["u"], "cache": "d", "pairs": "joint"}))
+        embed("mine", **(options | {"store": ["u"], "pairs": "joint"}))

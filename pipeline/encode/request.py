@@ -12,7 +12,16 @@ from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.sources import Row, Source, scan
 from pipeline.store import DATASETS
 
-__all__ = ["PRECISIONS", "Options", "Scanned", "TaskRequest", "cache_path", "plan_task", "scan_task"]
+__all__ = [
+    "PRECISIONS",
+    "Options",
+    "Scanned",
+    "TaskRequest",
+    "cache_path",
+    "estimated_tokens",
+    "plan_task",
+    "scan_task",
+]
 
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 #: `last_hidden` is stored unasked up to this size of a file.
@@ -104,16 +113,17 @@ class _Counted:
         for number, row in enumerate(self.source.rows(split), start=1):
             if number % 1000 == 0:
                 self._advance(1000)
-            characters = len(row.text) + len(row.text_pair or "")
-            self.tokens += min(self.max_length, 3 + characters // 3)
+            self.tokens += estimated_tokens(row, self.max_length)
             yield row
 
 
-def scan_task(source: Source, max_length: int, advance: Callable[[int], None] = lambda _: None) -> Scanned:
-    """Read all rows of a source once; `advance` is told of every thousand.
+def estimated_tokens(row: Row, max_length: int) -> int:
+    """About how many tokens a row has: one is taken to be three characters, so that it depends on the data alone."""
+    return min(max_length, 3 + (len(row.text) + len(row.text_pair or "")) // 3)
 
-    A token is taken to be three characters, so that the count depends on the data alone.
-    """
+
+def scan_task(source: Source, max_length: int, advance: Callable[[int], None] = lambda _: None) -> Scanned:
+    """Read all rows of a source once; `advance` is told of every thousand."""
     counted = _Counted(source, max_length, advance)
     found = scan(counted)
     return Scanned(found.rows, found.sha256, counted.tokens, tuple(source.notes))

@@ -4,6 +4,7 @@ Where there are processors to spare, other processes read all tasks at once and 
 made ready while this one is encoded, and a file is finished while the next is begun.
 """
 
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.encode.encoders import Encoder
 from pipeline.encode.request import Options, Scanned, TaskRequest, cache_path, plan_task, scan_task
+from pipeline.encode.spool import Reading
 from pipeline.encode.workers import Workers
 from pipeline.errors import CacheError, KanglueError
 from pipeline.progress import bar, say
@@ -67,10 +69,12 @@ class Session:
         self._device_name = device
         self._loaded: dict[str, Loaded] = {}
         self._workers = Workers.for_this_machine()
-        self._scans: dict[int, Future[Scanned]] = {}
+        self._readings: dict[int, Reading] = {}
+        self._spool = None if self._workers is None else tempfile.TemporaryDirectory(prefix="kanglue-")
         self._ready: dict[int, tuple[TaskRequest, dict[str, tuple[str, ...]]]] = {}
         self._streams: dict[int, TokenStream] = {}
         self._behind = ThreadPoolExecutor(1, "finish")
+        self._exact: Future[Loaded] | None = None
 
     def __enter__(self) -> "Session":
         return self
@@ -81,6 +85,7 @@ class Session:
         self._behind.shutdown(wait=True)
         if self._workers is not None:
             self._workers.close()
+            self._spool.cleanup()
 
     def run(self, sources: Sequence[Source]) -> tuple[FileResult, ...]:
         """Bring the tasks' files up to date, in order."""
@@ -91,8 +96,9 @@ class Session:
         if self._workers is not None:
             for number, source in enumerate(limited):
                 if isinstance(sources[number], FolderSource | FileSource):
-                    self._scans[number] = self._workers.submit(scan_task, source, self._max_length)
-            if self._scans and any(not self._path(source).exists() for source in sources):
+                    folder = Path(self._spool.name) / str(number)
+                    self._readings[number] = Reading(self._workers, source, self._max_length, folder)
+            if self._readings and any(not self._path(source).exists() for source in sources):
                 self._load(self._default_precision())  # there is work for it: meanwhile the rows are read
         results: list[tuple[FileResult, Future[None] | None]] = []
         for number, source in enumerate(limited):
@@ -131,8 +137,8 @@ class Session:
         """What a task needs, and what its file lacks of that; says what a person should know, once."""
         if number in self._ready:
             return self._ready[number]
-        if number in self._scans:
-            scanned = self._scans[number].result()
+        if number in self._readings:
+            scanned = self._readings[number].scanned()
         else:
             with bar(f"{source.task.name}: reading", None, "rows") as progress:
                 scanned = scan_task(source, self._max_length, progress.advance)
@@ -196,12 +202,13 @@ class Session:
             stream.close()
         workers = self._workers if loaded.device.type == "cuda" else None
         return TokenStream(
-            request.source, request.splits, loaded.tokeniser, block_rows, workers, siamese=request.siamese
-        )
+            request.source, request.splits, loaded.tokeniser, block_rows, workers, self._readings.get(number),
+            siamese=request.siamese,
+        )  # fmt: skip
 
     def _look_ahead(self, number: int, sources: Sequence[Source], loaded: "Loaded") -> None:
         """Begin to read and tokenise a later task, if nothing has to be waited for; its faults show in its turn."""
-        if number >= len(sources) or number not in self._scans or not self._scans[number].done():
+        if number >= len(sources) or number not in self._readings or not self._readings[number].done():
             return
         try:
             request, missing = self._request(number, sources[number])
@@ -242,6 +249,8 @@ class Session:
             block_rows=self._block_rows(request, loaded),
         )
         try:
+            if result.precision != "float32":
+                self._exact_encoder()
             with self._stream(number, request, loaded, writer.block_rows) as stream:
                 self._look_ahead(number + 1, sources, loaded)
                 counts = encode_blocks(request, loaded, writer, stream, size, self._batch_tokens)
@@ -252,16 +261,22 @@ class Session:
         result = FileResult(**(asdict(result) | counts | {"seconds": seconds, "path": loaded.forward.path}))
         return result, self._behind.submit(_finish, writer)
 
+    def _exact_encoder(self) -> "Future[Loaded]":
+        """What deviations are measured against, loaded in the background."""
+        from pipeline.encode.deviation import exact_encoder
+
+        if self._exact is None:
+            self._exact = self._behind.submit(
+                exact_encoder, self._encoder, self._max_length, self._on(), self._options.layers
+            )
+        return self._exact
+
     def _with_deviation(self, number: int, result: FileResult) -> FileResult:
-        from pipeline.encode.deviation import deviation, exact_encoder
+        from pipeline.encode.deviation import deviation
 
         if result.precision == "float32":
             return result
-        exact = self._loaded.get("exact")
-        if exact is None:
-            exact = self._loaded["exact"] = exact_encoder(
-                self._encoder, self._max_length, self._on(), self._options.layers
-            )
+        exact = self._exact_encoder().result()
         request = self._ready[number][0]
         found = deviation(exact, self._loaded[result.precision], request, self._options.reduce_size, SAMPLE_ROWS)
         for feature, (largest, cosine) in found.items():

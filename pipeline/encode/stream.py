@@ -7,34 +7,38 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from pipeline.encode.tokens import Tokeniser, Tokens, inputs_of, joined, sentences_of
-from pipeline.encode.workers import Workers, tokenise
+from pipeline.encode.spool import PIECE_ROWS, Reading, tokenise_piece
+from pipeline.encode.tokens import Tokeniser, Tokens, joined, sentences_of
+from pipeline.encode.workers import Workers
 from pipeline.errors import SourceError
 from pipeline.sources import Row, Source
 
 __all__ = ["TokenStream"]
 
-#: Rows that one call of a worker tokenises, and blocks that are under way where there are workers.
-PIECE_ROWS = 2048
+#: Blocks that are under way where there are workers.
 BLOCKS_AHEAD = 6
 
 
 class TokenStream:
     """Gives blocks of rows with their tokens; the block that will be asked for next is made ready meanwhile.
 
-    With `workers` several blocks are, by these processes. Close it, or use it in a `with` block.
+    With `workers` and what they have read several blocks are, by these processes. Close it, or use it in a `with`
+    block.
     """
 
     def __init__(
         self, source: Source, splits: Mapping[str, int], tokeniser: Tokeniser, block_rows: int,
-        workers: Workers | None = None, *, siamese: bool = False,
+        workers: Workers | None = None, reading: Reading | None = None, *, siamese: bool = False,
     ) -> None:  # fmt: skip
         """`splits` maps the splits to their rows, in the order in which they will be asked for.
 
         With `siamese` a block's tokens are those of its distinct sentences, as `sentences_of` gives them.
         """
         self._source, self._splits, self._tokeniser, self.block_rows = source, splits, tokeniser, block_rows
-        self._workers, self._siamese = workers, siamese
+        # A block is made of whole pieces, and a siamese one is not the sum of its pieces.
+        spooled = workers is not None and reading is not None and not siamese and block_rows % PIECE_ROWS == 0
+        self._workers, self._reading = (workers, reading) if spooled else (None, None)
+        self._siamese = siamese
         self._next: tuple[str, int] | None = None
         self._stop = threading.Event()
         self._queue: queue.Queue[Any] = queue.Queue()
@@ -47,13 +51,17 @@ class TokenStream:
         found = self._queue.get()
         if isinstance(found, BaseException):
             raise found
-        rows, parts = found
+        if isinstance(found, list):
+            parts = [future.result() for future in found]
+            rows = [row for columns, _ in parts for row in map(Row, *columns)]
+            tokens = joined([part for _, part in parts])
+        else:
+            rows, tokens = found
         if len(rows) != stop - start:
             raise SourceError(
                 f"{split}: expected rows {start} to {stop}, found {len(rows)} of them: the data changed while it was "
                 "read; run the same command again"
             )
-        tokens = joined([part.result() for part in parts]) if isinstance(parts, list) else parts
         self._next = (split, stop) if stop < self._splits[split] else self._following(split)
         return rows, tokens
 
@@ -73,34 +81,39 @@ class TokenStream:
 
     def _work(self, split: str, start: int, stop: threading.Event, out: queue.Queue) -> None:
         try:
-            for rows in self._pieces(split, start):
-                if not _put(out, (rows, self._tokens(rows)), stop):
+            blocks = self._read(split, start) if self._reading is None else self._spooled(split, start)
+            for block in blocks:
+                if not _put(out, block, stop):
                     return
         except BaseException as error:
             _put(out, error, stop)
 
-    def _tokens(self, rows: list[Row]) -> Tokens | list[Future[Tokens]]:
-        if self._siamese:
-            rows, _ = sentences_of(rows)
-        if self._workers is None:
-            return self._tokeniser(rows)
-        inputs = inputs_of(rows)
-        return [
-            self._workers.submit(tokenise, self._tokeniser.state, self._tokeniser.types, inputs[at : at + PIECE_ROWS])
-            for at in range(0, len(inputs), PIECE_ROWS)
-        ]
+    def _spooled(self, split: str, start: int) -> "Iterator[list[Future[Any]]]":
+        """Blocks as calls of workers, whole blocks from where the split was cut."""
+        step = self.block_rows // PIECE_ROWS
+        for name in self._from(split):
+            pieces = self._reading.pieces(name)
+            for at in range(start // PIECE_ROWS if name == split else 0, len(pieces), step):
+                yield [
+                    self._workers.submit(tokenise_piece, piece, self._tokeniser.state, self._tokeniser.types)
+                    for piece in pieces[at : at + step]
+                ]
+
+    def _read(self, split: str, start: int) -> Iterator[tuple[list[Row], Tokens]]:
+        for name in self._from(split):
+            rows = itertools.islice(self._source.rows(name), start if name == split else 0, None)
+            while piece := list(itertools.islice(rows, self.block_rows)):
+                yield piece, self._tokeniser(sentences_of(piece)[0] if self._siamese else piece)
+
+    def _from(self, split: str) -> list[str]:
+        """This split and those behind it."""
+        names = list(self._splits)
+        return names[names.index(split) :]
 
     def begin(self) -> None:
         """Make the first blocks of the first split ready before they are asked for."""
         if self._next is None and self._splits:
             self._restart(next(iter(self._splits)), 0)
-
-    def _pieces(self, split: str, start: int) -> Iterator[list[Row]]:
-        names = list(self._splits)
-        for name in names[names.index(split) :]:
-            rows = itertools.islice(self._source.rows(name), start if name == split else 0, None)
-            while piece := list(itertools.islice(rows, self.block_rows)):
-                yield piece
 
     def close(self) -> None:
         """End the background thread."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.errors import KanglueError
 
-__all__ = ["Workers", "processors"]
+__all__ = ["Workers", "backend_of", "processors"]
 
 #: Fewer processors than this gain nothing: what computes and what writes want some for themselves.
 LEAST_PROCESSORS = 8
@@ -96,17 +96,11 @@ class Workers:
 
 
 @lru_cache(maxsize=2)
-def _backend(state: str) -> Any:
+def backend_of(state: str) -> Any:
+    """In a worker: the tokenizer that `state` describes."""
     from tokenizers import Tokenizer
 
     return Tokenizer.from_str(state)
-
-
-def tokenise(state: str, types: bool, inputs: Sequence[Any]) -> Any:
-    """In a worker: `pipeline.encode.tokens.encode` with the tokenizer that `state` describes."""
-    from pipeline.encode.tokens import encode
-
-    return encode(_backend(state), inputs, types=types)
 
 
 def _portable(error: Exception) -> Exception:
