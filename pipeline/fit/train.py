@@ -1,5 +1,6 @@
 """Train one pack: all heads of one shape on one task, each with its own replicate, rates and best epoch."""
 
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -46,13 +47,18 @@ class Outcome:
     diverged_at: int | None = None
 
 
-def choose_engine(network: NetworkSpec, device: torch.device) -> type[Engine]:
+def choose_engine(network: NetworkSpec, batch_size: int, device: torch.device) -> type[Engine]:
     """The fastest engine for a network on a device; KANGLUE_ENGINE=plain asks for the one that runs everywhere."""
-    if device.type == "cpu" and os.environ.get("KANGLUE_ENGINE") != "plain":
+    if os.environ.get("KANGLUE_ENGINE") == "plain":
+        return PlainEngine
+    if device.type == "cpu":
         from pipeline.fit.native_engine import NativeEngine, supports
 
-        if supports(network):
-            return NativeEngine
+        return NativeEngine if supports(network) else PlainEngine
+    if device.type == "cuda" and importlib.util.find_spec("triton"):
+        from pipeline.fit.gpu.engine import TritonEngine, supports
+
+        return TritonEngine if supports(network, batch_size) else PlainEngine
     return PlainEngine
 
 
@@ -88,7 +94,9 @@ class _Pack:
         }
         self.train = FirstLayer(self.network.layers[0], data.features["train"], device)
         self.targets = data.targets.to(device)
-        self.engine = choose_engine(self.network, device)(self.network, tensors, configs, self.train, self.targets)
+        self.engine = choose_engine(self.network, self.shape.batch_size, device)(
+            self.network, tensors, configs, self.train, self.targets
+        )
         seeds = sorted({config.seed for config in configs})
         self.replicates = [replicate(data, seed, self.shape.protocol) for seed in seeds]
         self.replicate_of = torch.tensor([seeds.index(config.seed) for config in configs])

@@ -97,7 +97,7 @@ class TritonEngine:
         few = self.rows < 16
         # Chosen by measurement on an H100 (benchmarks/heads_gpu.md): larger tiles spill registers.
         self.tile = 8 if few else 16
-        self.warps, self.middle_warps, self.stages = 4, 4 if self.rows < 64 else 8, 2
+        self.warps, self.middle_warps, self.stages = 4, 4, 3
         tiles = -(-first.inputs // self.tile)
         self.splits = max(1, min(8 if few else 4, tiles))
         self.output = torch.zeros(heads, self.splits, self.rows, self.out_pad, device=self.device)
@@ -132,7 +132,8 @@ class TritonEngine:
             self.output, self.gram, small, small_gradient, self.delta, self.norm, self.loss, self.total, self.targets,
             self._order, self._replicate, self.step, self._order.shape[1], self._steps, self._last, *_grid(last),
             SMALL=small.shape[1], SPLITS=self.splits, BATCH=self.batch, ROWS=self.rows, OUT=first.outputs,
-            OUT_PAD=self.out_pad, CLASSES=last.outputs, CLASSES_PAD=max(2 if self.rows < 16 else 16, triton.next_power_of_2(last.outputs)),
+            OUT_PAD=self.out_pad, CLASSES=last.outputs,
+            CLASSES_PAD=max(2 if self.rows < 16 else 16, triton.next_power_of_2(last.outputs)),
             REGRESSION=self.targets.dtype == torch.float32, DEEP=deep, KIND0=kind0, WIDTH0=width0, KIND1=kind1,
             ORDER=last.grid.order, AT_WEIGHT=self.at.get("layers.1.weight", -1),
             AT_SCALER=self.at.get("layers.1.scaler", -1), AT_BIAS0=self.at.get("layers.0.bias", -1),
@@ -146,7 +147,8 @@ class TritonEngine:
                 self._replicate, self.delta, self.more, self.step, self._order.shape[1], *_grid(first),
                 INPUTS=first.inputs, FEATURES=first.features, OUT=first.outputs, OUT_PAD=self.out_pad,
                 BATCH=self.batch, ROWS=self.rows, KIND0=kind0, WIDTH0=width0, KIND1=kind1, ORDER=first.grid.order,
-                TILE=self.tile, SPLITS=self.splits, PRECISION=self.precision, num_warps=self.warps, num_stages=self.stages,
+                TILE=self.tile, SPLITS=self.splits, PRECISION=self.precision, num_warps=self.warps,
+                num_stages=self.stages,
             )  # fmt: skip
         numbers = self.rows * self.out_pad
         clip_and_update[(heads,)](

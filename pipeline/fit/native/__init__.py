@@ -20,16 +20,12 @@ __all__ = ["MAX_BRANCHES", "MAX_LAYERS", "Head", "Layer", "TensorPointers", "lib
 
 MAX_BRANCHES, MAX_LAYERS = 4, 8
 SOURCES = ("bases.c", "products.c", "train.c")
+# Not -ffast-math: loading such a library switches denormal numbers off for the whole process.
 FLAGS = (
-    "-std=gnu11",
-    "-O3",
-    "-march=native",
-    "-ffast-math",
-    "-fno-finite-math-only",
-    "-fopenmp-simd",
-    "-fPIC",
-    "-shared",
-)
+    "-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+    "-fassociative-math", "-freciprocal-math", "-fopenmp-simd", "-fPIC", "-shared",
+    *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
+)  # fmt: skip
 
 _pointer = ctypes.c_void_p
 

@@ -1,0 +1,116 @@
+"""The fast engines train to the same numbers as the plain one, which is tested against autograd and torch.optim."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.fit.native_engine import NativeEngine, supports
+from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.resolve import resolve
+from tests.engine_parity import difference, trained
+
+ROOT = Path(__file__).parents[1]
+FAMILIES = tuple(HEADS)
+
+
+def case(head: str, protocol: str = "clean", *, batch_size: int = 4, classes: int = 3, **options) -> dict:
+    return {
+        "head": head, "protocol": protocol, "inputs": 10, "rows": 3 * batch_size + 1, "classes": classes, "heads": 3,
+        "epochs": 2, "options": {"batch_size": batch_size, "hidden": [12]} | options,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("batch_size", [4, 20, 70])
+@pytest.mark.parametrize("protocol", ["clean", "published"])
+@pytest.mark.parametrize("head", FAMILIES)
+def test_native_engine_equals_plain(head, protocol, batch_size):
+    found = difference(NativeEngine, case(head, protocol, batch_size=batch_size))
+    assert found["loss"] < 2e-5
+    assert found["outputs"] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("effi_kan", {"order": 1, "grid": 2}),
+        ("effi_kan", {"order": 2, "grid": 3}),
+        ("effi_kan", {"order": 4, "grid": 7}),
+        ("effi_kan", {"order": 5, "grid": 1, "hidden": [70]}),
+        ("effi_kan", {"spline_scaler": True, "hidden": [17, 5]}),
+        ("fast_kan", {"centres": 5, "hidden": [9, 33]}),
+        ("faster_kan", {"sharpness": 0.5, "centres": 3}),
+        ("mlp", {"activation": "gelu", "hidden": [130]}),
+        ("mlp", {"activation": "tanh"}),
+        ("mlp", {"activation": "sigmoid", "clip": 0.01}),
+        ("mlp", {"activation": "identity", "weight_decay": 0.5}),
+        ("mlp", {"activation": "silu", "clip": float("inf")}),
+    ],
+)
+def test_native_engine_covers_every_option(head, options):
+    for classes in (0, 2):
+        found = difference(NativeEngine, case(head, classes=classes, batch_size=16, **options))
+        assert found["loss"] < 2e-5
+        assert found["outputs"] < 1e-3
+
+
+def test_native_engine_expands_rows_that_are_not_kept_ready(monkeypatch):
+    monkeypatch.setattr("pipeline.fit.predict.EXPANSION_SHARE", 0.0)
+    found = difference(NativeEngine, case("effi_kan", batch_size=20))
+    assert found["loss"] < 2e-5
+    assert found["outputs"] < 1e-3
+
+
+def test_native_engine_freezes_a_head_that_diverges():
+    steady = case("mlp", batch_size=4) | {"lr": [1e-3, 2e-3, 3e-3]}
+    broken = steady | {"lr": [1e-3, 1e30, 3e-3]}
+    _, expected, never = trained(NativeEngine, steady)
+    _, outputs, diverged = trained(NativeEngine, broken)
+    assert never.tolist() == [-1, -1, -1]
+    assert diverged[0] == diverged[2] == -1
+    assert diverged[1] >= 0
+    assert torch.equal(outputs[[0, 2]], expected[[0, 2]])
+
+
+def test_native_engine_leaves_the_floating_point_mode_alone():
+    trained(NativeEngine, case("mlp"))
+    assert np.float32(1e-40) * np.float32(0.5) > 0
+
+
+def test_every_family_has_a_fast_engine():
+    for head in FAMILIES:
+        network = build_network(resolve(head, seed=0, features="mean"), 8, 2)
+        assert supports(network)
+
+
+def small(one: dict) -> dict:
+    """Two steps, the second of one row: the interpreter takes its time."""
+    return {"epochs": 1, "heads": 2, "inputs": 5, "rows": one["options"]["batch_size"] + 1}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed on this platform")
+@pytest.mark.parametrize(
+    "cases",
+    [
+        [case("effi_kan"), case("effi_kan", batch_size=6, classes=0)],
+        [case("effi_kan", "published"), case("effi_kan", "published", batch_size=6)],
+        [case("mlp", activation="gelu"), case("linear", batch_size=3), case("mlp", batch_size=17, classes=0)],
+        [case("effi_kan", order=2, grid=3), case("effi_kan", order=5, grid=2, batch_size=6)],
+    ],
+    ids=["effi_kan", "scaler", "mlp and linear", "orders"],
+)
+def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
+    script = subprocess.run(
+        [sys.executable, "-m", "tests.engine_parity", json.dumps([one | small(one) for one in cases])],
+        cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert script.returncode == 0, script.stderr[-2000:]
+    for found in json.loads(script.stdout):
+        assert found["loss"] < 2e-5
+        assert found["outputs"] < 1e-3
