@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--skip-bench", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--store", default="pooled,cls,mean,reduced")
     chosen = parser.parse_args()
     if chosen.vocabulary is None:
@@ -135,15 +136,18 @@ def main() -> None:
         write_glue(glue, chosen.vocabulary, chosen.scale)
     print(f"encoder and texts made in {time.perf_counter() - began:.1f} s; {len(os.sched_getaffinity(0))} processors")
     if not chosen.skip_bench:
-        found = run("bench", ["bench", "--encoder", str(encoder), "--data", str(glue)])
+        quick = ["--quick"] if chosen.quick else []
+        found = run("bench", ["bench", "--encoder", str(encoder), "--data", str(glue), *quick])
         print(json.dumps({key: value for key, value in found.items() if key != "seconds"}))
         print(json.dumps(found.get("seconds")))
     for _ in range(chosen.rounds):
         shutil.rmtree(cache, ignore_errors=True)
         found = run(
             "GLUE",
-            ["run", *TASKS, "--encoder", str(encoder), "--data", str(glue), "--store", chosen.store]
-            + ["--cache", str(cache)],
+            [
+                "run", *TASKS, "--encoder", str(encoder), "--data", str(glue), "--store", chosen.store,
+                "--cache", str(cache),
+            ],
         )  # fmt: skip
         print({key: value for key, value in found.items() if key not in ("details", "files")})
         for one in found.get("details", []):
