@@ -11,9 +11,10 @@ import pytest
 from pipeline.encode import session
 from pipeline.encode.run import embed
 from pipeline.encode.vectors import import_vectors
-from pipeline.errors import CacheMismatchError, ConfigError, KanglueError, SourceError, UnknownNameError
+from pipeline.errors import CacheError, CacheMismatchError, ConfigError, KanglueError, SourceError, UnknownNameError
 from pipeline.sources import Row, open_source
 from pipeline.store import open_cache, verify
+from pipeline.store.journal import Lock, work_folder
 
 ALL = {"idx", "text", "text_pair", "label", "length", "pooled", "cls", "mean", "weight", "reduced", "last_hidden"}
 
@@ -317,3 +318,24 @@ def test_siamese_pairs_hold_each_sentence_alone(tiny, tmp_path):
         embed("cola", encoder=folder, data="sample", cache=tmp_path, pairs="siamese")
     with pytest.raises(ConfigError, match="--store u: expected --pairs siamese"):
         embed("mine", **(options | {"store": ["u"], "pairs": "joint"}))
+
+
+def test_who_finds_another_writer_loads_no_encoder(tiny, own, monkeypatch):
+    options = {"encoder": str(tiny("bert")), "cache": "c", **own}
+    path = Path(embed("mine", **options).files[0])
+    path.unlink()
+    held = Lock(work_folder(path))
+    no_encoder(monkeypatch)
+    try:
+        with pytest.raises(CacheError, match="expected to be the only writer"):
+            embed("mine", **options)
+    finally:
+        held.release()
+
+
+def test_vectors_of_another_reduced_width_are_not_up_to_date(tmp_path):
+    arrays = {"train_x": np.ones((4, 16), np.float32), "train_y": np.array([0, 1, 0, 1])}
+    np.savez(tmp_path / "v.npz", **arrays)
+    import_vectors("mine", tmp_path / "v.npz", cache="c")
+    with pytest.raises(CacheError, match="expected `reduced` 4 wide, found 8"):
+        import_vectors("mine", tmp_path / "v.npz", cache="c", reduce_size=4)
