@@ -336,6 +336,6 @@ def test_who_finds_another_writer_loads_no_encoder(tiny, own, monkeypatch):
 def test_vectors_of_another_reduced_width_are_not_up_to_date(tmp_path):
     arrays = {"train_x": np.ones((4, 16), np.float32), "train_y": np.array([0, 1, 0, 1])}
     np.savez(tmp_path / "v.npz", **arrays)
-    import_vectors("mine", tmp_path / "v.npz", cache="c")
+    import_vectors("mine", tmp_path / "v.npz", cache=tmp_path)
     with pytest.raises(CacheError, match="expected `reduced` 4 wide, found 8"):
-        import_vectors("mine", tmp_path / "v.npz", cache="c", reduce_size=4)
+        import_vectors("mine", tmp_path / "v.npz", cache=tmp_path, reduce_size=4)
