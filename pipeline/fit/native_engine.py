@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.fit.engine import Epoch
-from pipeline.fit.native import MAX_BRANCHES, MAX_LAYERS, Head, Layer, TensorPointers, library
+from pipeline.fit.native_structs import MAX_BRANCHES, MAX_LAYERS, Head, Layer, TensorPointers, trainer
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.network import LayerSpec, NetworkSpec
@@ -28,7 +28,7 @@ def supports(network: NetworkSpec) -> bool:
     """Whether the C engine can train this network here: its bases are known and the library is there."""
     known = all(branch.basis in BASES for layer in network.layers for branch in layer.branches)
     fits = len(network.layers) <= MAX_LAYERS and all(len(layer.branches) <= MAX_BRANCHES for layer in network.layers)
-    return known and fits and library() is not None
+    return known and fits and trainer() is not None
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class NativeEngine:
             self.tensors[name] = self._state[name]["value"][..., : tensor.shape[-1]]
             self.tensors[name].copy_(tensor)
         self.diverged_at = torch.full((len(configs),), -1, dtype=torch.int64)
-        self._library = library()
+        self._library = trainer()
         self._threads = max(1, min(torch.get_num_threads(), len(configs)))
         self._spaces: list[_Workspace] = []
 

@@ -10,7 +10,10 @@ from pipeline.hashing import hash_json
 
 __all__ = ["CLEAN_RANGE", "FEATURES", "PROTOCOLS", "SCALES", "HeadConfig", "identity"]
 
-FEATURES = ("pooled", "cls", "mean", "weight", "reduced")
+#: Features by name and the datasets of a cache that they are made of.
+FEATURES: dict[str, tuple[str, ...]] = {name: (name,) for name in ("pooled", "cls", "mean", "weight", "reduced")} | {
+    "siamese": ("u", "v")
+}
 SCALES = ("none", "standard", "tanh")
 
 

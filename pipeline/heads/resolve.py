@@ -45,7 +45,7 @@ def resolve(
     if protocol not in PROTOCOLS:
         raise UnknownNameError("protocol", protocol, tuple(PROTOCOLS))
     if features not in FEATURES:
-        raise UnknownNameError("feature", features, FEATURES)
+        raise UnknownNameError("feature", features, tuple(FEATURES))
     family = HEADS[head]
     given = {name: value for name, value in (options or {}).items() if value is not None}
     if unknown := sorted(set(given) - {field.name for field in fields(HeadConfig)}):

@@ -1,10 +1,13 @@
 """Checksums: HDF5's Fletcher-32 (chunks of data) and lookup3 (all other structures), and what a `sha256` covers."""
 
+import ctypes
 import hashlib
 import threading
 from collections.abc import Iterable
 
 import numpy as np
+
+from pipeline.native import library
 
 __all__ = ["fletcher32", "hash_texts", "is_finite", "lookup3", "text_bytes"]
 
@@ -23,7 +26,16 @@ def fletcher32(data: bytes | memoryview | np.ndarray) -> int:
     octets = data.reshape(-1).view(np.uint8) if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
     if octets.size % 2:
         octets = np.append(octets, np.uint8(0))
-    words = octets.view("<u2")
+    if (native := library()) is not None:
+        function = native.fletcher32
+        function.restype = ctypes.c_uint32
+        contiguous = np.ascontiguousarray(octets)
+        return function(ctypes.c_void_p(contiguous.ctypes.data), ctypes.c_int64(octets.size // 2))
+    return _fletcher32(octets.view("<u2"))
+
+
+def _fletcher32(words: np.ndarray) -> int:
+    """The same in numpy, where there is no C compiler."""
     if not hasattr(_local, "buffer"):  # fresh memory for every chunk would cost as much as the sums
         _local.buffer = np.empty(_PIECE, np.uint32)
     total = weighted = 0  # sum of word i; sum of word i times the number of words from it to the end
@@ -90,6 +102,9 @@ def is_finite(values: np.ndarray) -> bool:
     kinds = {2: (np.int16, np.uint16, 0x7C00), 4: (np.int32, np.uint32, 0x7F800000)}
     if values.dtype.itemsize not in kinds or not values.flags.c_contiguous or not values.size:
         return bool(np.isfinite(values).all())
+    if (native := library()) is not None:
+        function = native.finite16 if values.dtype.itemsize == 2 else native.finite32
+        return bool(function(ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(values.size)))
     signed, unsigned, least = kinds[values.dtype.itemsize]
     flat = values.reshape(-1)
     sign = np.iinfo(signed).max + 1

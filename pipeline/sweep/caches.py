@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
 from pipeline.fit.data import FitData, fit_scaling
 from pipeline.heads.config import FEATURES
-from pipeline.store import open_cache
+from pipeline.store import SplitView, open_cache
 from pipeline.tasks import TASKS, Task, own_task
 
 __all__ = ["CacheRef", "find_cache", "load_data"]
@@ -78,7 +78,11 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
             encoder=attributes["encoder"],
             fingerprint=attributes["fingerprint"],
             default_feature=attributes["default_feature"],
-            features=tuple(name for name in FEATURES if all(name in cache[split].names for split in cache.splits)),
+            features=tuple(
+                name
+                for name, parts in FEATURES.items()
+                if all(part in cache[split].names for split in cache.splits for part in parts)
+            ),
             attributes=attributes,
         )
 
@@ -91,6 +95,14 @@ def _folder(encoder: str) -> str:
     return encoder.replace("/", "--")
 
 
+def _features(split: SplitView, name: str) -> np.ndarray:
+    """A split's features [rows, inputs]; `siamese` is u, v, |u - v|, u * v side by side (SentEval's pair features)."""
+    if name != "siamese":
+        return np.asarray(split[name])
+    u, v = np.asarray(split["u"]), np.asarray(split["v"])
+    return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
+
+
 def load_data(ref: CacheRef, feature: str, scale: str) -> FitData:
     """Read a cache's labelled rows as scaled features. Raises `CacheError` where there is nothing to train on."""
     features, labels = {}, {}
@@ -101,7 +113,7 @@ def load_data(ref: CacheRef, feature: str, scale: str) -> FitData:
             if not labelled.any():
                 continue
             labels[split] = found[labelled]
-            features[split] = np.asarray(cache[split][feature])[labelled]
+            features[split] = _features(cache[split], feature)[labelled]
     if "train" not in labels:
         raise CacheError(
             f"{ref.path}: expected labelled rows in the split 'train', found splits {', '.join(cache.splits)}; "
