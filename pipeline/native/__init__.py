@@ -46,7 +46,10 @@ def _processor() -> str:
 def library() -> ctypes.CDLL | None:
     """The compiled library, from the user's cache folder where the same source was compiled before."""
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None or os.environ.get("KANGLUE_NATIVE") == "0":
+    if os.environ.get("KANGLUE_NATIVE") == "0":
+        return None
+    if compiler is None:
+        say("no C compiler (cc, gcc, clang) found: plain PyTorch and numpy do its work, several times slower")
         return None
     folder = files(__name__)
     text = "".join((folder / name).read_text() for name in ("head.h", *SOURCES))

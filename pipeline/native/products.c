@@ -16,11 +16,11 @@ enum { LANES = 4, BLOCK_ROWS = 4, BLOCK_VECTORS = 2 };
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
 
-/* out[r, c] += sum over k of left(r, k) * right[k, c] for r < ROWS and VECTORS vectors of columns; `left(r, k)` is
-   pointer[r][k * stride]. Constants, once inlined, unroll into registers. */
+/* out[r, c] += sum over k of left(r, k) * right[k, c] for r < ROWS and VECTORS vectors of columns. left(r, k) is
+   pointer[r][k], or pointer[k][r] where TURNED. Constants, once inlined, unroll into registers. */
 static inline __attribute__((always_inline)) void block(
-    const float *const *left, int64_t stride, int count, const float *right, int64_t right_stride, float *out,
-    int64_t out_stride, const int ROWS, const int VECTORS)
+    const float *const *left, int count, const float *right, int64_t right_stride, float *out, int64_t out_stride,
+    const int ROWS, const int VECTORS, const int TURNED, int64_t at)
 {
     vector sum[BLOCK_ROWS][BLOCK_VECTORS];
     for (int r = 0; r < ROWS; r++)
@@ -31,7 +31,7 @@ static inline __attribute__((always_inline)) void block(
         for (int v = 0; v < VECTORS; v++)
             x[v] = *(const vector *)(right + k * right_stride + v * LANES);
         for (int r = 0; r < ROWS; r++) {
-            const float factor = left[r][k * stride];
+            const float factor = TURNED ? left[k][at + r] : left[r][at + k];
             for (int v = 0; v < VECTORS; v++)
                 sum[r][v] += factor * x[v];
         }
@@ -42,27 +42,32 @@ static inline __attribute__((always_inline)) void block(
 }
 
 static inline __attribute__((always_inline)) void rows_block(
-    const float *const *left, int rows, int64_t stride, int count, const float *right, int64_t right_stride, float *out,
-    int64_t out_stride, const int VECTORS)
+    const float *const *left, int rows, int count, const float *right, int64_t right_stride, float *out,
+    int64_t out_stride, const int VECTORS, const int TURNED, int64_t at)
 {
     int r = 0;
     for (; r + BLOCK_ROWS <= rows; r += BLOCK_ROWS)
-        block(left + r, stride, count, right, right_stride, out + r * out_stride, out_stride, BLOCK_ROWS, VECTORS);
+        block(TURNED ? left : left + r, count, right, right_stride, out + r * out_stride, out_stride, BLOCK_ROWS,
+              VECTORS, TURNED, TURNED ? at + r : at);
     for (; r + 4 <= rows; r += 4)
-        block(left + r, stride, count, right, right_stride, out + r * out_stride, out_stride, 4, VECTORS);
+        block(TURNED ? left : left + r, count, right, right_stride, out + r * out_stride, out_stride, 4, VECTORS,
+              TURNED, TURNED ? at + r : at);
     for (; r < rows; r++)
-        block(left + r, stride, count, right, right_stride, out + r * out_stride, out_stride, 1, VECTORS);
+        block(TURNED ? left : left + r, count, right, right_stride, out + r * out_stride, out_stride, 1, VECTORS,
+              TURNED, TURNED ? at + r : at);
 }
 
-/* out[rows, columns] += left[rows, count] right[count, columns]; columns are a multiple of 16. */
-static void multiply(const float *const *left, int rows, int64_t stride, int count, const float *right,
-                     int64_t right_stride, int columns, float *out, int64_t out_stride)
+/* out[rows, columns] += left[rows, count] right[count, columns]; columns are a multiple of 16. Element (r, k) of left is
+   left[r][at + k], or left[k][at + r] where TURNED. */
+static inline __attribute__((always_inline)) void multiply(
+    const float *const *left, int rows, int count, const float *right, int columns, float *out, const int TURNED,
+    int64_t at)
 {
     int c = 0;
     for (; c + LANES * BLOCK_VECTORS <= columns; c += LANES * BLOCK_VECTORS)
-        rows_block(left, rows, stride, count, right + c, right_stride, out + c, out_stride, BLOCK_VECTORS);
+        rows_block(left, rows, count, right + c, columns, out + c, columns, BLOCK_VECTORS, TURNED, at);
     for (; c < columns; c += LANES)
-        rows_block(left, rows, stride, count, right + c, right_stride, out + c, out_stride, 1);
+        rows_block(left, rows, count, right + c, columns, out + c, columns, 1, TURNED, at);
 }
 
 enum { TILE = 128, MOST_ROWS = 64 };
@@ -74,36 +79,15 @@ void product(const float *const *row, int rows, int features, const float *weigh
     memset(out, 0, sizeof(float) * rows * columns);
     for (int from = 0; from < features; from += TILE) {
         const int count = features - from < TILE ? features - from : TILE;
-        for (int start = 0; start < rows; start += MOST_ROWS) {
-            const float *shifted[MOST_ROWS];
-            const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
-            for (int r = 0; r < some; r++)
-                shifted[r] = row[start + r] + from;
-            multiply(shifted, some, 1, count, weight + (int64_t)from * columns, columns, columns,
-                     out + (int64_t)start * columns, columns);
-        }
+        multiply(row, rows, count, weight + (int64_t)from * columns, columns, out, 0, from);
     }
 }
 
 /* out[to - from, columns] = expansion[rows, from:to] transposed, times delta[rows, columns]. */
 void product_gradient(const float *const *row, int rows, int from, int to, const float *delta, int columns, float *out)
 {
-    float turned[BLOCK_ROWS * 4][MOST_ROWS];
     memset(out, 0, sizeof(float) * (to - from) * columns);
-    for (int start = 0; start < rows; start += MOST_ROWS) {
-        const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
-        for (int f = from; f < to; f += BLOCK_ROWS * 4) {
-            const int count = to - f < BLOCK_ROWS * 4 ? to - f : BLOCK_ROWS * 4;
-            const float *left[BLOCK_ROWS * 4];
-            for (int r = 0; r < some; r++)
-                for (int i = 0; i < count; i++)
-                    turned[i][r] = row[start + r][f + i];
-            for (int i = 0; i < count; i++)
-                left[i] = turned[i];
-            multiply(left, count, 1, some, delta + (int64_t)start * columns, columns, columns,
-                     out + (int64_t)(f - from) * columns, columns);
-        }
-    }
+    multiply(row, to - from, rows, delta, columns, out, 1, from);
 }
 
 /* out[rows, features] = delta[rows, columns] weight[features, columns] transposed. */
@@ -127,7 +111,7 @@ void product_backward(const float *delta, int rows, const float *weight, int fea
                         turned[k * WIDE + i] = 0;
                 for (int r = 0; r < some; r++)
                     left[r] = delta + (int64_t)(start + r) * columns + c;
-                multiply(left, some, 1, count, turned, WIDE, WIDE, result, WIDE);
+                multiply(left, some, count, turned, WIDE, result, 0, 0);
             }
             for (int r = 0; r < some; r++)
                 memcpy(out + (int64_t)(start + r) * features + f, result + r * WIDE, sizeof(float) * wide);
