@@ -15,9 +15,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
-# PyTorch's threads otherwise spin for a while after each operation, and take the cores from our own threads, from
-# tokenisers and from other processes; the policy is read when PyTorch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# PyTorch's threads otherwise spin for milliseconds after each operation, and take the cores from our own threads, from
+# tokenisers and from other processes. A short spin still bridges the gap to the next operation. GNU's OpenMP reads this
+# when PyTorch is first imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 __all__ = ["embed", "fit", "load_head", "open_cache", "sweep"]
 

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
-from pipeline.fit.data import FitData, fit_scaling
 from pipeline.heads.config import FEATURES
 from pipeline.store import SplitView, open_cache
 from pipeline.tasks import TASKS, Task, own_task
+
+if TYPE_CHECKING:
+    from pipeline.fit.data import FitData
 
 __all__ = ["CacheRef", "find_cache", "load_data"]
 
@@ -103,8 +105,10 @@ def _features(split: SplitView, name: str) -> np.ndarray:
     return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
-def load_data(ref: CacheRef, feature: str, scale: str) -> FitData:
+def load_data(ref: CacheRef, feature: str, scale: str) -> "FitData":
     """Read a cache's labelled rows as scaled features. Raises `CacheError` where there is nothing to train on."""
+    from pipeline.fit.data import FitData, fit_scaling  # imports PyTorch, which finding a cache does without
+
     features, labels = {}, {}
     with open_cache(ref.path) as cache:
         for split in cache.splits:
