@@ -21,7 +21,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipeline.store import CacheWriter, open_cache
+from pipeline.store import BLOCK_ROWS, CacheWriter, open_cache
 
 WIDTH = 384
 ATTRIBUTES = {
@@ -34,7 +34,7 @@ ATTRIBUTES = {
 class Payload:
     """Rows of 5 to 40 tokens' states (float16), as a block that is repeated until there are enough bytes."""
 
-    def __init__(self, megabytes: int, rows: int = 2048) -> None:
+    def __init__(self, megabytes: int, rows: int = BLOCK_ROWS) -> None:
         generator = np.random.default_rng(0)
         self.rows = rows
         self.length = generator.integers(5, 41, rows).astype(np.int32)

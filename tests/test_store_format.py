@@ -8,7 +8,7 @@ import pytest
 import store_kit as kit
 
 from pipeline.store import DATASETS, open_cache, verify
-from pipeline.store.checksum import fletcher32, hash_texts, is_finite, lookup3
+from pipeline.store.checksum import checked_fletcher32, fletcher32, hash_texts, is_finite, lookup3
 from pipeline.store.hdf5 import ChunkedDataset, Group, encode, superblock
 
 
@@ -51,12 +51,14 @@ def test_is_finite(dtype):
     values = np.random.default_rng(0).standard_normal(200_000).astype(dtype).reshape(-1, 2)
     values[5], values[6] = np.finfo(dtype).max, np.finfo(dtype).min
     assert is_finite(values)
+    assert checked_fletcher32(values) == fletcher32(values)
     assert is_finite(values[:0])
     for bad in (np.nan, -np.nan, np.inf, -np.inf):
         for place in (0, 99_999):
             spoilt = values.copy()
             spoilt[place, 1] = bad
             assert not is_finite(spoilt)
+            assert checked_fletcher32(spoilt) is None
 
 
 def test_h5py_reads_every_dataset(tmp_path):

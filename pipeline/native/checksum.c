@@ -1,61 +1,57 @@
-/* HDF5's Fletcher-32 and the check for NaN and infinity, in one pass each over memory. */
+/* HDF5's Fletcher-32, and a check for NaN and infinity on the way, in one pass over memory. */
 #include <stdint.h>
 #include <string.h>
 
-/* Sums over `words` little-endian 16-bit words, as HDF5 takes them over big-endian ones: 2^16 = 1 modulo 65535, so a
-   swapped word is 256 times the word. Returns (weighted sum << 16 | sum), each folded to 16 bits. */
-uint32_t fletcher32(const uint8_t *data, int64_t words)
+enum { LANES = 16, STEPS = 256 }; /* STEPS words in a lane: their sum of prefixes still fits 32 bits */
+
+typedef uint16_t narrow __attribute__((vector_size(2 * LANES)));
+typedef uint32_t wide __attribute__((vector_size(4 * LANES)));
+
+/* Fletcher-32 of `words` 16-bit words, as HDF5 takes it over big-endian words: 2^16 = 1 modulo 65535, so a swapped word is
+   256 times the word, and the sums are taken over little-endian words. A word at an even (odd) place whose bits `even`
+   (`odd`) are all set makes *found nonzero; a mask beyond 16 bits never does. */
+uint32_t fletcher32(const uint8_t *data, int64_t words, uint32_t even, uint32_t odd, int32_t *found)
 {
     uint64_t total = 0, weighted = 0; /* sum of word i; sum of word i times the words from it to the end, modulo 65535 */
-    for (int64_t start = 0; start < words; start += 256) {
-        const int count = words - start < 256 ? (int)(words - start) : 256;
-        uint32_t sum = 0, ramp = 0; /* at most 2^24 and 2^32 - 2^16 */
-        for (int i = 0; i < count; i++) {
-            uint16_t word;
-            memcpy(&word, data + 2 * (start + i), 2);
-            sum += word;
-            ramp += (uint32_t)word * (uint32_t)i;
+    uint32_t bad = 0;
+    wide mask;
+    for (int l = 0; l < LANES; l++)
+        mask[l] = l % 2 ? odd : even;
+    for (int64_t start = 0; start < words;) {
+        const int64_t left = words - start;
+        const int steps = left >= LANES * STEPS ? STEPS : (int)(left / LANES);
+        uint64_t sum = 0, ramp = 0; /* of word i; of i times word i, within this piece */
+        if (steps) {
+            wide sums = {0}, prefixes = {0}, hits = {0};
+            for (int s = 0; s < steps; s++) {
+                narrow word;
+                memcpy(&word, data + 2 * (start + (int64_t)s * LANES), sizeof word);
+                const wide w = __builtin_convertvector(word, wide);
+                prefixes += sums;
+                sums += w;
+                hits |= (wide)((w & mask) == mask);
+            }
+            for (int l = 0; l < LANES; l++) {
+                sum += sums[l];
+                ramp += LANES * ((uint64_t)(steps - 1) * sums[l] - prefixes[l]) + (uint64_t)l * sums[l];
+                bad |= hits[l];
+            }
+        } else {
+            for (int i = 0; i < left; i++) {
+                uint16_t word;
+                memcpy(&word, data + 2 * (start + i), 2);
+                const uint32_t own = i % 2 ? odd : even;
+                sum += word;
+                ramp += (uint64_t)i * word;
+                bad |= (word & own) == own;
+            }
         }
-        const uint64_t behind = (uint64_t)(words - start) % 65535;
-        weighted += behind * (sum % 65535) + 65535ull * 65535ull - ramp;
-        weighted %= 65535;
+        weighted = (weighted + ((uint64_t)left % 65535) * (sum % 65535) + 65535 - ramp % 65535) % 65535;
         total += sum;
+        start += steps ? (int64_t)steps * LANES : left;
     }
-    uint32_t folded = (uint32_t)(total * 256 % 65535), folded_weighted = (uint32_t)(weighted * 256 % 65535);
-    /* Only a sum of zeros folds to zero; all words zero is the one way to it. */
-    int any = 0;
-    for (int64_t i = 0; i < words && !any; i++)
-        any = data[2 * i] | data[2 * i + 1];
-    if (any && !folded)
-        folded = 0xFFFF;
-    if (any && !folded_weighted)
-        folded_weighted = 0xFFFF;
-    return folded_weighted << 16 | folded;
-}
-
-/* Whether no half- or single-precision number has all exponent bits set. */
-int finite16(const uint16_t *x, int64_t count)
-{
-    for (int64_t start = 0; start < count; start += 4096) {
-        const int64_t end = count - start < 4096 ? count : start + 4096;
-        int bad = 0;
-        for (int64_t i = start; i < end; i++)
-            bad |= (x[i] & 0x7C00) == 0x7C00;
-        if (bad)
-            return 0;
-    }
-    return 1;
-}
-
-int finite32(const uint32_t *x, int64_t count)
-{
-    for (int64_t start = 0; start < count; start += 4096) {
-        const int64_t end = count - start < 4096 ? count : start + 4096;
-        int bad = 0;
-        for (int64_t i = start; i < end; i++)
-            bad |= (x[i] & 0x7F800000) == 0x7F800000;
-        if (bad)
-            return 0;
-    }
-    return 1;
+    *found = (int32_t)bad;
+    /* Only words that are all zero sum to zero; any other sum that folds to zero stands as 65535. */
+    const uint32_t folded = (uint32_t)(total % 65535 * 256 % 65535), behind = (uint32_t)(weighted * 256 % 65535);
+    return total ? (behind ? behind : 0xFFFF) << 16 | (folded ? folded : 0xFFFF) : 0;
 }

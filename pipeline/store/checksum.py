@@ -9,12 +9,15 @@ import numpy as np
 
 from pipeline.native import library
 
-__all__ = ["fletcher32", "hash_texts", "is_finite", "lookup3", "text_bytes"]
+__all__ = ["checked_fletcher32", "fletcher32", "hash_texts", "is_finite", "lookup3", "text_bytes"]
 
 _COLUMNS = 2048
 _PIECE = 64 * _COLUMNS  # words summed at a time: as 32-bit numbers they stay in the second-level cache
 _INDEX = np.arange(_COLUMNS, dtype=np.int64)
 _local = threading.local()
+#: Exponent bits of the 16-bit words of a number, at even and odd places, by bytes a number; no word has bit 16 set.
+_NEVER = (0x10000, 0x10000)
+_EXPONENT = {2: (0x7C00, 0x7C00), 4: (0x10000, 0x7F80)}
 
 
 def fletcher32(data: bytes | memoryview | np.ndarray) -> int:
@@ -27,11 +30,26 @@ def fletcher32(data: bytes | memoryview | np.ndarray) -> int:
     if octets.size % 2:
         octets = np.append(octets, np.uint8(0))
     if (native := library()) is not None:
-        function = native.fletcher32
-        function.restype = ctypes.c_uint32
-        contiguous = np.ascontiguousarray(octets)
-        return function(ctypes.c_void_p(contiguous.ctypes.data), ctypes.c_int64(octets.size // 2))
+        return _native(native, np.ascontiguousarray(octets), _NEVER)[0]
     return _fletcher32(octets.view("<u2"))
+
+
+def checked_fletcher32(values: np.ndarray) -> int | None:
+    """Fletcher-32 of half- or single-precision numbers, `None` where one of them is NaN or infinite."""
+    masks = _EXPONENT.get(values.dtype.itemsize)
+    if (native := library()) is not None and masks and values.flags.c_contiguous:
+        checksum, found = _native(native, values, masks)
+        return None if found else checksum
+    return fletcher32(values) if is_finite(values) else None
+
+
+def _native(native: ctypes.CDLL, values: np.ndarray, masks: tuple[int, int]) -> tuple[int, bool]:
+    """Checksum, and whether any 16-bit word at an even or odd place has all bits of its mask set."""
+    function, found = native.fletcher32, ctypes.c_int32()
+    function.restype = ctypes.c_uint32
+    even, odd = map(ctypes.c_uint32, masks)
+    words = ctypes.c_int64(values.nbytes // 2)
+    return function(ctypes.c_void_p(values.ctypes.data), words, even, odd, ctypes.byref(found)), bool(found.value)
 
 
 def _fletcher32(words: np.ndarray) -> int:
@@ -102,9 +120,6 @@ def is_finite(values: np.ndarray) -> bool:
     kinds = {2: (np.int16, np.uint16, 0x7C00), 4: (np.int32, np.uint32, 0x7F800000)}
     if values.dtype.itemsize not in kinds or not values.flags.c_contiguous or not values.size:
         return bool(np.isfinite(values).all())
-    if (native := library()) is not None:
-        function = native.finite16 if values.dtype.itemsize == 2 else native.finite32
-        return bool(function(ctypes.c_void_p(values.ctypes.data), ctypes.c_int64(values.size)))
     signed, unsigned, least = kinds[values.dtype.itemsize]
     flat = values.reshape(-1)
     sign = np.iinfo(signed).max + 1

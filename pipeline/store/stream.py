@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import CacheError
-from pipeline.store.checksum import fletcher32, is_finite, text_bytes
+from pipeline.store.checksum import checked_fletcher32, fletcher32, text_bytes
 from pipeline.store.chunks import numpy_dtype, read_rows
 from pipeline.store.hdf5 import SUPERBLOCK_BYTES, ChunkedDataset, heap_collections
 from pipeline.store.inspect import as_cache_error
@@ -127,7 +127,8 @@ class Stream:
         return pieces, address
 
     def _chunk(self, rows: np.ndarray, address: int, pieces: list[Any]) -> int:
-        if self.spec.embedding and not is_finite(rows):  # here, while the chunk is in the processor's cache
+        checksum = checked_fletcher32(rows) if self.spec.embedding else None
+        if self.spec.embedding and checksum is None:
             raise CacheError(
                 f"{self.spec.path}: expected finite numbers, found NaN, infinity, or more than {self.spec.dtype} holds"
             )
@@ -136,7 +137,7 @@ class Stream:
         pieces.append(data)
         if self.spec.dtype == "string":
             return address + len(data)
-        pieces.append(struct.pack("<I", fletcher32(rows)))
+        pieces.append(struct.pack("<I", fletcher32(rows) if checksum is None else checksum))
         return address + len(data) + 4
 
     def state(self, known_chunks: int) -> dict[str, Any]:
