@@ -37,7 +37,7 @@ def call(tmp_path):
     return run
 
 
-def failed(result, status, *words):
+def assert_failed(result, status, *words):
     """One line on standard error that holds all the words, nothing on standard output."""
     assert result.exit_code == status, result.output
     assert result.stdout == ""
@@ -173,7 +173,7 @@ TINY = ("--encoder", "tiny")
 )
 def test_a_mistake_is_one_line_and_status_1(call, tmp_path, monkeypatch, arguments, words):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    failed(call(*arguments), 1, *words)
+    assert_failed(call(*arguments), 1, *words)
     assert not (tmp_path / "runs/heads").exists()
 
 
@@ -194,14 +194,16 @@ def test_wrong_usage_is_status_2(arguments):
 
 def test_a_cache_that_is_not_one(call, tmp_path):
     (tmp_path / "cache/tiny/rte.h5").write_text("not a cache")
-    failed(call("run", "rte", "--head", "mlp", "--encoder", "tiny"), 1, "rte.h5", "expected")
+    assert_failed(call("run", "rte", "--head", "mlp", "--encoder", "tiny"), 1, "rte.h5", "expected")
 
 
 def test_results_that_are_no_database(call, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/results.sqlite").write_text("not a database, however long it may be" * 100)
-    failed(call("run", "rte", "--head", "mlp", "--encoder", "tiny"), 1, "results.sqlite: expected a results database")
-    failed(call("table"), 1, "results.sqlite: expected a results database", "--results")
+    assert_failed(
+        call("run", "rte", "--head", "mlp", "--encoder", "tiny"), 1, "results.sqlite: expected a results database"
+    )
+    assert_failed(call("table"), 1, "results.sqlite: expected a results database", "--results")
 
 
 def test_debug_shows_where_it_happened(call):

@@ -24,7 +24,7 @@ def reference(labels, predicted, classes):
     return found
 
 
-def agree(predicted, labels, classes):
+def assert_agree(predicted, labels, classes):
     found = classification_metrics(predicted, labels, classes)
     for head, row in enumerate(predicted):
         expected = reference(labels, row, classes)
@@ -40,14 +40,14 @@ def test_classification_equals_scikit_learn_for_every_head(classes):
     labels = rng.integers(0, classes, 277)
     noisy = np.where(rng.random((6, 277)) < 0.3, rng.integers(0, classes, (6, 277)), labels)
     constant = np.tile(np.arange(classes)[:, None], 277)
-    agree(np.concatenate([noisy, constant, labels[None], (labels[None] + 1) % classes]), labels, classes)
+    assert_agree(np.concatenate([noisy, constant, labels[None], (labels[None] + 1) % classes]), labels, classes)
 
 
 @pytest.mark.parametrize("only", [0, 1])
 def test_classification_where_the_labels_are_all_one_class(only):
     rng = np.random.default_rng(0)
     predicted = np.stack([np.zeros(50, int), np.ones(50, int), rng.integers(0, 2, 50)])
-    agree(predicted, np.full(50, only), 2)
+    assert_agree(predicted, np.full(50, only), 2)
 
 
 @given(st.integers(2, 4), st.data())
@@ -56,7 +56,7 @@ def test_classification_equals_scikit_learn_on_tiny_splits(classes, data):
     rows = data.draw(st.integers(1, 8))
     row = st.lists(st.integers(0, classes - 1), min_size=rows, max_size=rows)
     labels, predicted = data.draw(row), data.draw(st.lists(row, min_size=1, max_size=3))
-    agree(np.array(predicted), np.array(labels), classes)
+    assert_agree(np.array(predicted), np.array(labels), classes)
 
 
 def test_accuracy_is_a_count_over_the_whole_split():

@@ -31,7 +31,7 @@ def error(path, **options):
     return str(info.value)
 
 
-def same(found, expected):
+def assert_same(found, expected):
     assert list(found) == list(expected)
     for split, (x, y) in expected.items():
         assert found[split][0].dtype == np.float32
@@ -43,7 +43,7 @@ def test_npz_with_a_split_array(tmp_path):
     path = save(tmp_path / "v.npz", x=X, y=np.array([0, 1, 1, -1, 0, 1]), split=SPLIT)
     task, splits = read_vectors(path, "mine", say=pytest.fail)
     assert (task.name, task.labels, task.pair) == ("mine", ("0", "1"), False)
-    same(splits, {"train": (X[[0, 2, 4]], [0, 1, 0]), "validation": (X[[1, 5]], [1, 1]), "test": (X[[3]], [-1])})
+    assert_same(splits, {"train": (X[[0, 2, 4]], [0, 1, 0]), "validation": (X[[1, 5]], [1, 1]), "test": (X[[3]], [-1])})
     assert splits["train"][1].dtype == np.int64
 
 
@@ -58,7 +58,7 @@ def test_npz_with_an_array_for_each_split(tmp_path):
     )
     task, splits = read_vectors(path, "mine")
     assert task.labels == ("a", "b", "c")
-    same(splits, {"train": (X[3:], [0, 1, 2]), "validation": (X[1:3], [1, 0]), "test": (X[:1], [-1])})
+    assert_same(splits, {"train": (X[3:], [0, 1, 2]), "validation": (X[1:3], [1, 0]), "test": (X[:1], [-1])})
 
 
 def test_fractions_make_a_regression(tmp_path):
@@ -88,13 +88,13 @@ def test_drawn_splits_are_said_and_keep_equal_rows_together(tmp_path):
     train, validation = ({row.tobytes() for row in splits[split][0]} for split in splits)
     assert not train & validation
     assert 80 <= len(splits["validation"][0]) <= 160
-    same(read_vectors(path, "mine")[1], splits)
+    assert_same(read_vectors(path, "mine")[1], splits)
 
 
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 4)), elements=st.floats(-9, 9, width=32)))
 def test_any_finite_array_comes_back(tmp_path_factory, x):
     path = save(tmp_path_factory.mktemp("v") / "v.npz", train_x=x, train_y=np.arange(len(x)))
-    same(read_vectors(path, "mine")[1], {"train": (x, np.arange(len(x)))})
+    assert_same(read_vectors(path, "mine")[1], {"train": (x, np.arange(len(x)))})
 
 
 @pytest.mark.parametrize("lists", [True, False])
@@ -105,7 +105,7 @@ def test_parquet(lists, tmp_path):
     )
     task, splits = read_vectors(path, "mine")
     assert task.labels == ("x", "y")
-    same(splits, {"train": (X[[0, 2, 4]], [0, 0, 0]), "validation": (X[[1, 5]], [1, 1]), "test": (X[[3]], [1])})
+    assert_same(splits, {"train": (X[[0, 2, 4]], [0, 0, 0]), "validation": (X[[1, 5]], [1, 1]), "test": (X[[3]], [1])})
 
 
 def test_parquet_with_named_columns(tmp_path):

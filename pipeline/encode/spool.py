@@ -6,7 +6,7 @@ hashed. The file is temporary and holds the texts alone.
 
 import hashlib
 import itertools
-import pickle
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ def spool_split(source: Source, split: str, max_length: int, path: str) -> _Spli
             parts = "".join(f"{len(part)} {part}" for row in fields for part in row)
             hashed.write(parts.encode("utf-8", "surrogatepass"))
             tokens += sum(estimated_tokens(row, max_length) for row in piece)
-            data = pickle.dumps([tuple(column) for column in zip(*piece, strict=True)], pickle.HIGHEST_PROTOCOL)
+            data = json.dumps(list(zip(*piece, strict=True))).encode()
             pieces.append(Piece(path, spool.tell(), len(data)))
             spool.write(data)
             count += len(piece)
@@ -97,5 +97,5 @@ def tokenise_piece(piece: Piece, state: str, types: bool) -> tuple[Sequence[tupl
     """In a worker: a piece's columns (texts, second texts, labels) and its tokens."""
     with open(piece.path, "rb") as file:
         file.seek(piece.offset)
-        columns = pickle.loads(file.read(piece.size))
+        columns = [tuple(column) for column in json.loads(file.read(piece.size))]
     return columns, encode(backend_of(state), inputs_of(list(map(Row, *columns))), types=types)

@@ -1,8 +1,9 @@
 """Processes that read and tokenise beside the one that computes, where a machine has processors to spare.
 
 Each is a fresh interpreter of this module that takes calls on its standard input and answers on its standard output:
-nothing of the caller's `__main__` runs in it, and none of its CUDA state is forked. What passes between them are
-pickles, from this program to itself through a pipe.
+nothing of the caller's `__main__` runs in it, and none of its CUDA state is forked. Calls and answers are pickled, as
+`multiprocessing` does: they go through a private pipe between this program and a child that it started, and are never
+read from a file.
 """
 
 import contextlib
@@ -107,7 +108,8 @@ def _portable(error: Exception) -> Exception:
     """The error if it survives being pickled, else one of the project's own with its words."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:
+    except (pickle.PickleError, TypeError, ValueError, AttributeError):
+        # An error whose constructor takes more than its message comes back as one of those when it is rebuilt.
         return KanglueError(str(error))
     return error
 
