@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cli_common import KanglueCommand, KanglueGroup, comma_separated, emit
+from cli.common import KanglueCommand, KanglueGroup, comma_separated, emit
 
 __all__ = ["main"]
 

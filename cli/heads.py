@@ -1,0 +1,109 @@
+"""`fit_heads.py run`, `sweep` and `table`: train heads and list them."""
+
+from typing import Any
+
+import click
+
+from cli.common import KanglueCommand, comma_separated, emit
+from cli.options import cache_option, device_option, given, head_options, results_option
+
+__all__ = ["run", "show", "sweep", "table"]
+
+
+@click.command(cls=KanglueCommand)
+@click.argument("task")
+@click.option("--head", required=True, metavar="FAMILY", help="linear, mlp, effi_kan, fast_kan or faster_kan.")
+@click.option("--encoder", metavar="E", help="The cache's encoder.  [bert-base-cased]")
+@click.option("--features", metavar="F", help="pooled, cls, mean, weight, reduced or siamese.  [the encoder's default]")
+@click.option("--protocol", default="clean", show_default=True, metavar="clean|published", help="The recipe.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The replicate.")
+@head_options(several=False)
+@cache_option
+@results_option
+@device_option
+def run(as_json: bool, **options: Any) -> None:
+    """Train one head on TASK and show its metrics; a head that is stored already is only shown.
+
+    Example: python fit_heads.py run mrpc --head effi_kan --encoder minilm --cache cache/sample
+    """
+    from dataclasses import asdict
+
+    from pipeline.api import fit
+
+    done = fit(options.pop("task"), **given(options))
+    document = asdict(done)
+    emit({name: value for name, value in document.items() if name != "trained"}, as_json)
+    if not as_json:
+        from pipeline.sweep.table import describe
+
+        click.echo(describe(document))
+
+
+@click.command(cls=KanglueCommand)
+@click.argument("spec", required=False, metavar="[SPEC.toml]")
+@click.option("--task", callback=comma_separated, metavar="T,..", help="Tasks.")
+@click.option("--head", callback=comma_separated, metavar="H,..", help="Families.")
+@click.option("--encoder", callback=comma_separated, metavar="E,..", help="Encoders.  [bert-base-cased]")
+@click.option("--features", callback=comma_separated, metavar="F,..", help="Features.  [each encoder's default]")
+@click.option("--protocol", callback=comma_separated, metavar="P,..", help="clean, published.  [clean]")
+@click.option("--seeds", metavar="A:B", help="Replicates, half-open: 0:10 is ten seeds.  [0]")
+@head_options(several=True)
+@cache_option
+@results_option
+@device_option
+def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str, **options: Any) -> None:
+    """Train every combination of the options given, or of SPEC.toml, that is not stored yet; end with a table.
+
+    Example: python fit_heads.py sweep --task mrpc --head linear,effi_kan --encoder minilm --seeds 0:5 --cache
+    cache/sample
+    """
+    from pipeline.api import sweep as run_sweep
+    from pipeline.progress import say
+
+    def tell(heads: int, stored: int) -> None:
+        todo = heads - stored
+        say(
+            f"{heads} heads: {stored} stored already, {todo} to train" if todo else f"{heads} heads: all stored already"
+        )
+
+    done = run_sweep(spec, cache=cache, results=results, device=device, on_plan=tell, **given(options))
+    emit(done.document(), as_json)
+    if not as_json:
+        say(f"{done.trained} trained, {done.diverged} diverged, {done.seconds:.1f} s; results in {done.results}")
+        show(results, {"id": done.ids})
+
+
+@click.command(cls=KanglueCommand)
+@click.option("--task", callback=comma_separated, metavar="T,..", help="Only these tasks.")
+@click.option("--head", callback=comma_separated, metavar="H,..", help="Only these families.")
+@click.option("--encoder", callback=comma_separated, metavar="E,..", help="Only these encoders.")
+@cache_option
+@results_option
+def table(as_json: bool, cache: str, results: str, **filters: Any) -> None:  # noqa: ARG001 - every command takes --cache
+    """Sum up the stored heads, a line for each kind, over its seeds; --json lists every head.
+
+    Example: python fit_heads.py table --task mrpc
+    """
+    from pipeline.sweep.results import Results
+
+    where = given(filters)
+    if as_json:
+        with Results(results) as store:
+            emit(store.heads(where), as_json)
+    else:
+        show(results, where)
+
+
+def show(results: str, where: dict[str, Any]) -> None:
+    """Print the summary table of some heads."""
+    from rich.console import Console
+
+    from pipeline.sweep.results import Results
+    from pipeline.sweep.table import render, summarise
+
+    with Results(results) as store:
+        lines = summarise(store, where)
+    if lines:
+        Console(width=None if Console().is_terminal else 140).print(render(lines))
+    else:
+        click.echo(f"{results}: no heads" + (" that match" if where else " yet"))

@@ -1,0 +1,89 @@
+"""Options that several commands of fit_heads.py share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+__all__ = ["Numbers", "Values", "cache_option", "device_option", "given", "head_options", "results_option"]
+
+
+class Values(click.ParamType):
+    """One value, or several with commas between them, each of one type."""
+
+    def __init__(self, kind: type, *, several: bool) -> None:
+        self.kind, self.several = kind, several
+        self.name = f"{kind.__name__}{',..' if several else ''}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """The value, or the list of values."""
+        try:
+            if not self.several:
+                return self.kind(value)
+            return [self.kind(part.strip()) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"expected {'numbers with commas between them' if self.several else 'a number'}, found {value!r}")
+
+
+class Numbers(Values):
+    """A list of numbers that is one value, such as `64,32` or `-1,1`."""
+
+    def __init__(self, kind: type, name: str) -> None:
+        super().__init__(kind, several=True)
+        self.name = name
+
+
+def head_options(*, several: bool) -> Callable[[Any], Any]:
+    """The options of a head; in a sweep (`several`) each takes a list, or is repeated where one value is a list."""
+    integer, number = Values(int, several=several), Values(float, several=several)
+    decorators = [
+        click.option("--epochs", type=integer, help="Passes over the training rows.  [clean: 20, published: 10]"),
+        click.option("--batch-size", type=integer, help="Rows of a minibatch.  [clean: 64, published: 4]"),
+        click.option("--lr", type=number, help="Learning rate.  [2e-3]"),
+        click.option("--weight-decay", type=number, help="AdamW's weight decay.  [0.01]"),
+        click.option("--clip", type=number, help="Largest norm of a head's gradient; inf for none.  [1.0]"),
+        click.option(
+            "--hidden", type=Numbers(int, "W,.."), multiple=several,
+            help="Hidden widths, 64,32 for two layers" + ("; repeat for more." if several else ".") + "  [64]",
+        ),
+        click.option("--activation", type=Values(str, several=several), help="Activation of an mlp.  [relu]"),
+        click.option("--grid", type=integer, help="Intervals of a spline grid.  [5]"),
+        click.option("--order", type=integer, help="Order of the splines.  [3]"),
+        click.option("--centres", type=integer, help="Centres of radial and switch bases.  [8]"),
+        click.option(
+            "--grid-range", type=Numbers(float, "LOW,HIGH"), multiple=several,
+            help="Range of the grid or the centres.  [clean: -3,3, published: the package's]",
+        ),
+        click.option("--sharpness", type=number, help="d of faster_kan's 1 - tanh((x - c) d)^2.  [1.0]"),
+        click.option(
+            "--spline-scaler/--no-spline-scaler", default=None,
+            help="efficient-kan's separate scaler.  [clean: off, published: on]",
+        ),
+        click.option("--scale", type=Values(str, several=several), help="none, standard or tanh.  [clean: standard]"),
+        click.option("--starts", type=Values(str, several=several), help="project or package.  [clean: project]"),
+    ]  # fmt: skip
+
+    def apply(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+cache_option = click.option("--cache", default="cache", show_default=True, metavar="DIR", help="Folder of caches.")
+results_option = click.option(
+    "--results", default="runs/results.sqlite", show_default=True, metavar="FILE", help="Results database."
+)
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to train."
+)
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were set; an option that was repeated becomes a list."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in options.items()
+        if value is not None and value != ()
+    }
