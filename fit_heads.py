@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from cli.common import KanglueGroup
-from cli.heads import run, sweep, table
+from cli.heads import run, sweep
+from cli.table import table
 
 __all__ = ["main"]
 

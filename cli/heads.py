@@ -1,4 +1,4 @@
-"""`fit_heads.py run`, `sweep` and `table`: train heads and list them."""
+"""`fit_heads.py run` and `sweep`: train heads."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import click
 
 from cli.common import KanglueCommand, comma_separated, emit
 from cli.options import cache_option, device_option, given, head_options, results_option
+from cli.table import show
 
-__all__ = ["run", "show", "sweep", "table"]
+__all__ = ["run", "sweep"]
 
 
 @click.command(cls=KanglueCommand)
@@ -71,39 +72,3 @@ def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str
     if not as_json:
         say(f"{done.trained} trained, {done.diverged} diverged, {done.seconds:.1f} s; results in {done.results}")
         show(results, {"id": done.ids})
-
-
-@click.command(cls=KanglueCommand)
-@click.option("--task", callback=comma_separated, metavar="T,..", help="Only these tasks.")
-@click.option("--head", callback=comma_separated, metavar="H,..", help="Only these families.")
-@click.option("--encoder", callback=comma_separated, metavar="E,..", help="Only these encoders.")
-@cache_option
-@results_option
-def table(as_json: bool, cache: str, results: str, **filters: Any) -> None:  # noqa: ARG001 - every command takes --cache
-    """Sum up the stored heads, a line for each kind, over its seeds; --json lists every head.
-
-    Example: python fit_heads.py table --task mrpc
-    """
-    from pipeline.sweep.results import Results
-
-    where = given(filters)
-    if as_json:
-        with Results(results) as store:
-            emit(store.heads(where), as_json)
-    else:
-        show(results, where)
-
-
-def show(results: str, where: dict[str, Any]) -> None:
-    """Print the summary table of some heads."""
-    from rich.console import Console
-
-    from pipeline.sweep.results import Results
-    from pipeline.sweep.table import render, summarise
-
-    with Results(results) as store:
-        lines = summarise(store, where)
-    if lines:
-        Console(width=None if Console().is_terminal else 140).print(render(lines))
-    else:
-        click.echo(f"{results}: no heads" + (" that match" if where else " yet"))

@@ -49,6 +49,11 @@ CREATE TABLE baselines (
 ) WITHOUT ROWID;
 CREATE INDEX heads_by_task ON heads (task, encoder, head);
 """
+#: Added later, and to a file that lacks it whenever heads are stored; whoever reads does without it.
+_LABELS = """CREATE TABLE IF NOT EXISTS labels (
+    fingerprint TEXT NOT NULL, split TEXT NOT NULL, rows INTEGER NOT NULL, float32 BLOB NOT NULL,
+    PRIMARY KEY (fingerprint, split)
+)"""
 
 
 def _plain(value: float) -> float | None:
@@ -106,6 +111,8 @@ class Results:
                 f"{self.path}: expected a results database of version {VERSION}, found {version}; "
                 "name another file with --results"
             )
+        if create:
+            self._connection.execute(_LABELS)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -170,6 +177,19 @@ class Results:
                 "INSERT OR REPLACE INTO baselines VALUES (?, ?, ?, ?, ?)",
                 [(fingerprint, split, rows, metric, value) for metric, value in majority.items()],
             )
+
+    def add_labels(self, fingerprint: str, split: str, labels: np.ndarray) -> None:
+        """Store a reported split's labels [rows] (class numbers or values), in the order of the heads' outputs."""
+        with self._transaction():
+            values = (fingerprint, split, len(labels), labels.astype("<f4").tobytes())
+            self._connection.execute("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)", values)
+
+    def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
+        """A reported split's labels [rows], float32; `None` where the file does not hold them."""
+        if not self._run("SELECT 1 FROM sqlite_master WHERE name = 'labels'"):
+            return None
+        rows = self._run("SELECT float32 FROM labels WHERE fingerprint = ? AND split = ?", (fingerprint, split))
+        return np.frombuffer(rows[0][0], "<f4") if rows else None
 
     def baselines(self) -> dict[tuple[str, str], dict[str, float | None]]:
         """Metrics of the majority class by (fingerprint, split)."""

@@ -132,12 +132,13 @@ def _packs(todo: Sequence[PlannedHead], size: int) -> list[list[PlannedHead]]:
 
 def _train(todo: Sequence[PlannedHead], store: Results, results: Path, device_name: str) -> int:
     """Train and store; returns how many heads diverged."""
-    from pipeline.device import resolve_device
+    from pipeline.device import hardware, resolve_device
     from pipeline.fit.train import train_pack
     from pipeline.sweep.saved import save_head
 
     device = resolve_device(device_name)
     versions = {"python": platform.python_version()} | {name: version(name) for name in ("kanglue", "torch", "numpy")}
+    versions["hardware"] = hardware(device)
     diverged, data, loaded = 0, None, None
     epochs = sum(head.config.epochs for head in todo)
     with bar("heads", epochs, "head-epochs") as progress:
@@ -192,7 +193,10 @@ def _record(
 
 
 def _store_baselines(store: Results, data: "FitData") -> None:
-    """What the training split's majority class scores on every reported split (regression has no such class)."""
+    """Labels of every reported split, and what the training split's majority class scores on it.
+
+    Regression has no such class.
+    """
     for split in data.reported:
         labels = data.labels[split]
         if data.task.labels is None:
@@ -203,3 +207,4 @@ def _store_baselines(store: Results, data: "FitData") -> None:
             found = classification_metrics(guess, labels.astype(np.int64), data.outputs)
             majority = {name: float(value[0]) for name, value in found.items()}
         store.add_baselines(data.fingerprint, split, len(labels), majority)
+        store.add_labels(data.fingerprint, split, labels)

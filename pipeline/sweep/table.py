@@ -1,30 +1,37 @@
 """Heads summed up: one line for each task and kind of head, over its seeds, beside the baselines."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from pipeline.metrics import metric_value
-from pipeline.sweep.results import Results
+from pipeline.sweep.results import SELECTION, Results
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Line", "describe", "render", "summarise"]
+__all__ = ["PLACE", "Line", "describe", "flat", "render", "summarise", "t_interval"]
+
+#: What two lines must share to be compared: the same rows of the same features under the same protocol.
+PLACE = ("task", "source", "fingerprint", "encoder", "features", "protocol", "split")
 
 
 @dataclass(frozen=True)
 class Line:
     """One kind of head on one split: everything equal but the seed.
 
-    `mean` and `std` are of the task's main metric over `n` seeds (`std` is 0 for one); `majority` is what always
-    guessing the training split's largest class scores; `variant` names options that tell it from its like.
+    `mean`, `std` and the 95% interval `low` to `high` (Student's t) are of the task's main metric over the `n` trained
+    heads; the last three are `None` for fewer than two. `selection` is the mean on the rows that chose the epoch,
+    `majority` what always guessing the training split's largest class scores; `variant` names options that tell the
+    line from its like. `ids`, `seeds`, `scores` and `seconds` are those of the trained heads, in the same order.
     """
 
     task: str
     source: str
+    fingerprint: str
     encoder: str
     features: str
     protocol: str
@@ -35,11 +42,40 @@ class Line:
     n: int
     mean: float | None
     std: float | None
+    low: float | None
+    high: float | None
+    selection: float | None
     majority: float | None
     parameters: int
     flops: int
     fit_seconds: float
+    n_train: int
     diverged: int
+    config: Mapping[str, Any]
+    ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    scores: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What it shares with the lines it may be compared with (see `PLACE`)."""
+        return tuple(getattr(self, name) for name in PLACE)
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether the reported split itself chose the epoch."""
+        return self.protocol == "published"
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
+    """The 95% interval of a mean over replicates, from Student's t; nothing for fewer than two values."""
+    if len(values) < 2:
+        return None, None
+    from scipy.special import stdtrit  # the quantile of scipy.stats.t, without that package's second of imports
+
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
 
 
 def _variants(groups: Mapping[tuple[str, ...], Sequence[dict[str, Any]]]) -> dict[tuple[str, ...], str]:
@@ -48,11 +84,20 @@ def _variants(groups: Mapping[tuple[str, ...], Sequence[dict[str, Any]]]) -> dic
     for key, heads in groups.items():
         for name, value in heads[0]["config"].items():
             seen.setdefault(key[:-1], {}).setdefault(name, set()).add(json.dumps(value))
+    counts: dict[tuple[str, ...], int] = {}
+    for key in groups:
+        counts[key[:-1]] = counts.get(key[:-1], 0) + 1
+    # An option that only some of the lines have tells them apart as well (it was added later, or is not its default).
+    heard: dict[tuple[str, ...], dict[str, int]] = {}
+    for key, heads in groups.items():
+        for name in heads[0]["config"]:
+            heard.setdefault(key[:-1], {}).setdefault(name, 0)
+            heard[key[:-1]][name] += 1
     return {
         key: " ".join(
-            f"{name}={value}"
+            f"{name}={json.dumps(value) if isinstance(value, list) else value}".replace(" ", "")
             for name, value in heads[0]["config"].items()
-            if name != "seed" and len(seen[key[:-1]][name]) > 1
+            if name != "seed" and (len(seen[key[:-1]][name]) > 1 or heard[key[:-1]][name] < counts[key[:-1]])
         )
         for key, heads in groups.items()
     }
@@ -63,77 +108,125 @@ def summarise(results: Results, where: Mapping[str, Any] | None = None) -> list[
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for head in results.heads(where):
         shape = {name: value for name, value in head["config"].items() if name != "seed"}
-        columns = ("task", "source", "fingerprint", "encoder", "features", "protocol", "head")
+        columns = (*PLACE[:-1], "head")
         groups.setdefault((*(head[name] for name in columns), json.dumps(shape)), []).append(head)
     variants, baselines = _variants(groups), results.baselines()
     lines = []
     for key, heads in groups.items():
-        first = heads[0]
         trained = [head for head in heads if head["status"] == "trained"]
         for split in sorted({split for head in trained for split in head["metrics"]}) or [""]:
-            scores = [metric_value(head["metrics"][split], first["main_metric"]) for head in trained]
-            base = baselines.get((first["fingerprint"], split), {})
-            names = first["main_metric"].split("_") if first["main_metric"] == "pearson_spearmanr" else []
-            majority = None if names else base.get(first["main_metric"])
-            lines.append(
-                Line(
-                    *(first[name] for name in ("task", "source", "encoder", "features", "protocol")),
-                    split, first["head"], variants[key], first["main_metric"], len(trained),
-                    fmean(scores) if scores else None,
-                    (stdev(scores) if len(scores) > 1 else 0.0) if scores else None,
-                    majority, first["parameters"], first["flops"], fmean(head["fit_seconds"] for head in heads),
-                    len(heads) - len(trained),
-                )
-            )  # fmt: skip
-    order = ("task", "source", "encoder", "features", "protocol", "split")
-    return sorted(lines, key=lambda line: (*(getattr(line, name) for name in order), -(line.mean or -1.0)))
+            base = baselines.get((heads[0]["fingerprint"], split), {})
+            lines.append(_line(heads, trained, split, variants[key], base))
+    order = ("task", "source", "encoder", "features", "protocol", "fingerprint", "split")
+    return sorted(
+        lines,
+        key=lambda line: (*(getattr(line, name) for name in order), -math.inf if line.mean is None else -line.mean),
+    )
+
+
+def _line(
+    heads: Sequence[Mapping[str, Any]], trained: Sequence[Mapping[str, Any]], split: str, variant: str,
+    baseline: Mapping[str, float | None],
+) -> Line:  # fmt: skip
+    first = heads[0]
+    metric = first["main_metric"]
+    trained = [head for head in trained if split in head["metrics"]]
+    scores = tuple(float(metric_value(head["metrics"][split], metric)) for head in trained)
+    chosen = [float(metric_value(head[SELECTION], metric)) for head in trained if head[SELECTION]]
+    low, high = t_interval(scores)
+    return Line(
+        *(first[name] for name in PLACE[:-1]),
+        split=split,
+        head=first["head"],
+        variant=variant,
+        metric=metric,
+        n=len(trained),
+        mean=fmean(scores) if scores else None,
+        std=stdev(scores) if len(scores) > 1 else None,
+        low=low,
+        high=high,
+        selection=fmean(chosen) if chosen else None,
+        majority=baseline.get(metric),
+        parameters=first["parameters"],
+        flops=first["flops"],
+        fit_seconds=fmean(head["fit_seconds"] for head in heads),
+        n_train=first["n_train"],
+        diverged=sum(head["status"] == "diverged" for head in heads),
+        config=first["config"],
+        ids=tuple(head["id"] for head in trained),
+        seeds=tuple(head["seed"] for head in trained),
+        scores=scores,
+        seconds=tuple(head["fit_seconds"] for head in trained),
+    )
 
 
 def render(lines: Sequence[Line], title: str = "") -> "Table":
     """The lines as a table for a terminal; columns that say the same on every line are left out."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title or None, title_justify="left")
     context = [
         name
         for name in ("source", "encoder", "features", "protocol", "split", "variant")
-        if len({getattr(line, name) for line in lines}) > 1 or (name == "protocol" and lines[0].protocol == "published")
+        if len({getattr(line, name) for line in lines}) > 1 or (name == "protocol" and lines[0].optimistic)
     ]
     table.add_column("task")
     table.add_column("head", no_wrap=True)
     for name in context:
         table.add_column(name)
     table.add_column("metric", overflow="fold")
-    for name in ("mean ± std", "n", "majority", "- linear", "parameters", "fit s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    linear = {_place(line): line.mean for line in lines if line.head == "linear" and line.mean is not None}
+    for name in ("mean ± std", "95% interval", "n", "majority", "- linear", "parameters", "fit s"):
+        table.add_column(name, justify="right", no_wrap=name != "n")
+    linear = {line.place: line.mean for line in lines if line.head == "linear" and line.mean is not None}
     previous = None
     for line in lines:
-        if previous is not None and previous != _place(line):
+        if previous is not None and previous != line.place:
             table.add_section()
-        previous = _place(line)
+        previous = line.place
         gain = line.mean - linear[previous] if line.mean is not None and previous in linear else None
-        table.add_row(
+        # Text, not markup: names are the user's, and may hold square brackets.
+        cells = (
             line.task,
             line.head,
-            *(
-                "published (optimistic)" if value == "published" else value
-                for value in (getattr(line, c) for c in context)
-            ),
+            *("published (optimistic)" if value == "published" else value for value in _values(line, context)),
             line.metric,
-            "all diverged" if line.mean is None else f"{line.mean:.4f} ± {line.std:.4f}",
+            "all diverged" if line.mean is None else f"{line.mean:.4f} ± {_number(line.std)}",
+            "-" if line.low is None else f"{line.low:.4f} to {line.high:.4f}",
             f"{line.n}" + (f" (+{line.diverged} diverged)" if line.diverged else ""),
-            "-" if line.majority is None else f"{line.majority:.4f}",
+            _number(line.majority),
             "-" if gain is None or line.head == "linear" else f"{gain:+.4f}",
             f"{line.parameters:,}",
             f"{line.fit_seconds:.2f}",
         )
+        table.add_row(*map(Text, cells))
     return table
 
 
-def _place(line: Line) -> tuple[Any, ...]:
-    fields = asdict(line)
-    return tuple(fields[name] for name in ("task", "source", "encoder", "features", "protocol", "split"))
+def _values(line: Line, names: Sequence[str]) -> Iterator[str]:
+    return (getattr(line, name) for name in names)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def flat(heads: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Heads (documents of `Results.heads`) as a table: column names and rows, metrics and options in columns.
+
+    Columns of metrics are named `split.metric`, those of options `config.option`; what a head lacks is `None`.
+    """
+    plain = [name for name in (heads[0] if heads else ()) if name not in ("config", "metrics", SELECTION)]
+    flattened = [
+        {name: head[name] for name in plain}
+        | {f"{split}.{name}": v for split, found in head["metrics"].items() for name, v in found.items()}
+        | {f"{SELECTION}.{name}": value for name, value in head[SELECTION].items()}
+        | {f"config.{name}": json.dumps(v) if isinstance(v, list) else v for name, v in head["config"].items()}
+        for head in heads
+    ]
+    columns = list(dict.fromkeys(name for row in flattened for name in row))
+    columns.sort(key=lambda name: (name not in plain, name.startswith("config.")))
+    return columns, [[row.get(name) for name in columns] for row in flattened]
 
 
 def describe(head: Mapping[str, Any]) -> str:

@@ -1,0 +1,88 @@
+"""`fit_heads.py table`: the stored heads as a table, as CSV or JSON, or asked in SQL."""
+
+from typing import Any
+
+import click
+
+from cli.common import KanglueCommand, comma_separated, emit
+from cli.options import cache_option, given, results_option
+
+__all__ = ["show", "table"]
+
+
+@click.command(cls=KanglueCommand)
+@click.option("--task", callback=comma_separated, metavar="T,..", help="Only these tasks.")
+@click.option("--head", callback=comma_separated, metavar="H,..", help="Only these families.")
+@click.option("--encoder", callback=comma_separated, metavar="E,..", help="Only these encoders.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV to standard output, a row for each head.")
+@click.option("--sql", metavar="SELECT", help="Ask the database (docs/results.md) instead; it is only read.")
+@cache_option
+@results_option
+def table(as_json: bool, as_csv: bool, sql: str | None, cache: str, results: str, **filters: Any) -> None:  # noqa: ARG001 - every command takes --cache
+    """Sum up the stored heads, a line for each kind, over its seeds; --json and --csv list every head.
+
+    \b
+    Examples: python fit_heads.py table --task mrpc
+              python fit_heads.py table --sql "select head, count(*) from heads group by head"
+    """
+    from pipeline.sweep.query import query
+    from pipeline.sweep.results import Results
+    from pipeline.sweep.table import flat
+
+    where = given(filters)
+    if as_json and as_csv:
+        raise click.UsageError("--csv and --json exclude each other.")
+    if sql is not None:
+        if where:
+            raise click.UsageError("--sql takes no --task, --head or --encoder: say it in the SELECT.")
+        names, rows = query(results, sql)
+        if as_json:
+            emit([dict(zip(names, row, strict=True)) for row in rows], as_json)
+        elif as_csv:
+            _write_csv(names, rows)
+        else:
+            _print(names, rows)
+    elif as_json or as_csv:
+        with Results(results) as store:
+            heads = store.heads(where)
+        if as_json:
+            emit(heads, as_json)
+        else:
+            _write_csv(*flat(heads))
+    else:
+        show(results, where)
+
+
+def show(results: str, where: dict[str, Any]) -> None:
+    """Print the summary table of some heads."""
+    from rich.console import Console
+
+    from pipeline.sweep.results import Results
+    from pipeline.sweep.table import render, summarise
+
+    with Results(results) as store:
+        lines = summarise(store, where)
+    if lines:
+        Console(width=None if Console().is_terminal else 160).print(render(lines))
+    else:
+        click.echo(f"{results}: no heads" + (" that match" if where else " yet"))
+
+
+def _write_csv(names: list[str], rows: Any) -> None:
+    import csv
+    import sys
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+
+
+def _print(names: list[str], rows: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(*(Text(name) for name in names))
+    for row in rows:
+        shown.add_row(*("" if value is None else Text(str(value)) for value in row))
+    Console(width=None if Console().is_terminal else 160).print(shown)
