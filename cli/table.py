@@ -82,7 +82,9 @@ def _print(names: list[str], rows: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*(Text(name) for name in names))
+    shown = Table()
+    for name in names:
+        shown.add_column(Text(name))
     for row in rows:
         shown.add_row(*("" if value is None else Text(str(value)) for value in row))
     Console(width=None if Console().is_terminal else 160).print(shown)

@@ -135,7 +135,7 @@ def test_brackets_in_names_are_no_markup(tmp_path):
     assert "[/nope]" in shown
 
 
-def test_labels_come_back_and_old_files_do_without(results, tmp_path):
+def test_labels_come_back_and_old_files_do_without(results):
     with Results(results) as store:
         np.testing.assert_array_equal(store.labels("f", "validation"), np.array([0, 1, 1], np.float32))
         assert store.labels("f", "test") is None
