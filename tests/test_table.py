@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from scipy import stats
-from test_sweep_results import record
 
 import fit_heads
 from pipeline.sweep.results import Results
 from pipeline.sweep.table import summarise, t_interval
+from tests.test_sweep_results import record
 
 
 @pytest.fixture
