@@ -205,6 +205,39 @@ def import_file(name: str, file: Path, as_json: bool, **chosen: Any) -> None:
     emit(result.document(), as_json, run_table(result))
 
 
+@main.command(cls=RunCommand)
+@click.argument("name")
+@click.option("--expression", metavar="E", help="formula: what to compute.  [exp(sin(pi*x) + y**2)]")
+@click.option(
+    "--range",
+    "ranges",
+    multiple=True,
+    metavar="[X=]LOW,HIGH",
+    help="formula: the range of all variables or of one; repeat for more.  [-1,1]",
+)
+@click.option("--rows", type=int, default=1000, show_default=True, metavar="N", help="Rows to draw for each split.")
+@click.option("--noise", type=float, metavar="S", help="Standard deviation of noise.  [moons: 0.1, formula: 0]")
+@click.option("--seed", type=int, default=0, show_default=True, help="What the rows are drawn by.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Numeric columns of your own: .csv, ...")
+@click.option("--label", default="label", show_default=True, metavar="COLUMN", help="FILE: the column of labels.")
+@click.option("--regression", is_flag=True, help="FILE: labels are numbers, not classes, even if they are whole.")
+@click.option("--split-column", metavar="COLUMN", help="FILE: the column of splits.  [split if there is one]")
+@click.option("--save-as", metavar="NAME", help="Name of the cache and of the task.  [NAME]")
+@click.option("--cache", default="cache", show_default=True, metavar="DIR", help="Folder of caches.")
+@force_option
+def toy(name: str, as_json: bool, save_as: str | None, cache: str, force: bool, **chosen: Any) -> None:
+    """Make a cache of toy data: formula, moons, a special function, a table of scikit-learn's, or numbers of a file.
+
+    Example: python embed.py toy moons
+    """
+    from pipeline.encode.tables import run_table
+    from pipeline.encode.vectors import write_toy
+    from pipeline.sources.toys import ToyOptions
+
+    result = write_toy(name, ToyOptions(**chosen), save_as=save_as, cache=cache, force=force)
+    emit(result.document(), as_json, run_table(result))
+
+
 @main.command()
 @click.option("--encoder", default="minilm", show_default=True, metavar="NAME|FOLDER|HUB_ID", help="The encoder.")
 @click.option("--task", default="mrpc", show_default=True, help="The task whose rows are encoded.")

@@ -171,7 +171,10 @@ def task_named(name: str) -> Task:
 
 
 def own_task(name: str, labels: tuple[str, ...] | None, *, pair: bool) -> Task:
-    """A task of the user's own; `labels` are its class names, `None` for regression."""
+    """A task of the user's own; `labels` are its class names, `None` for regression.
+
+    A regression of one's own is about values, not about ranks as STS-B is, so R2 selects.
+    """
     if labels is None:
-        return Task(name, None, (*CORRELATIONS, "rmse", "r2"), "pearson_spearmanr", pair)
+        return Task(name, None, (*CORRELATIONS, "rmse", "r2"), "r2", pair)
     return Task(name, labels, ACCURACY, "accuracy", pair)

@@ -14,7 +14,7 @@ from pipeline.tasks import Task, own_task
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["VECTOR_SUFFIXES", "read_vectors"]
+__all__ = ["VECTOR_SUFFIXES", "labelled_splits", "read_vectors"]
 
 VECTOR_SUFFIXES = (".npz", ".parquet")
 _FEATURE_NAMES = ("x", "features", "embedding", "embeddings", "vector")
@@ -50,7 +50,20 @@ def read_vectors(
         raise SourceError(
             f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}; check its name"
         )
-    x, values, splits = reader()
+    return labelled_splits(path, name, *reader(), say=say)
+
+
+def labelled_splits(
+    path: Path, name: str, x: "np.ndarray", values: list[Any], splits: list[str] | None,
+    *, say: Callable[[str], None] | None = None, regression: bool = False,
+) -> "tuple[Task, dict[str, tuple[np.ndarray, np.ndarray]]]":  # fmt: skip
+    """Features [N, D], label values and split names (drawn by each row's content for `None`) as a task by split.
+
+    Labels mean what they mean in `FileSource`; with `regression` they are numbers, whole ones too, NaN where there is
+    none. Raises `SourceError`; `path` names the place.
+    """
+    import numpy as np
+
     x = _checked(path, x, len(values))
     if splits is None:
         splits = [drawn_split(row.tobytes()) for row in x]
@@ -61,6 +74,10 @@ def read_vectors(
             )
         if say:
             say(f"{name}: {DRAWN}")
+    if regression:
+        y = np.array(values, np.float32)
+        rows = {split: np.array(splits) == split for split in ordered_splits(splits, str(path))}
+        return own_task(name, None, pair=False), {split: (x[found], y[found]) for split, found in rows.items()}
     return _by_split(path, name, x, values, splits)
 
 
