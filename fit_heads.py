@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from cli.bench import bench
 from cli.common import KanglueGroup
 from cli.heads import run, sweep
 from cli.table import table
@@ -11,7 +12,7 @@ from cli.table import table
 __all__ = ["main"]
 
 #: The commands in the order of `--help`, which is the order of use.
-COMMANDS = (run, sweep, table)
+COMMANDS = (run, sweep, table, bench)
 
 
 @click.group(cls=KanglueGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
