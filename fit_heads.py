@@ -8,11 +8,18 @@ from cli.bench import bench
 from cli.common import KanglueGroup
 from cli.heads import run, sweep
 from cli.table import table
+from cli.use import predict
 
 __all__ = ["main"]
 
 #: The commands in the order of `--help`, which is the order of use.
-COMMANDS = (run, sweep, table, bench)
+COMMANDS = (
+    run,
+    sweep,
+    table,
+    predict,
+    bench,
+)
 
 
 @click.group(cls=KanglueGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -20,13 +20,14 @@ from typing import Any
 # when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-__all__ = ["embed", "fit", "load_head", "open_cache", "sweep"]
+__all__ = ["embed", "fit", "load_head", "open_cache", "predict", "sweep"]
 
 _VERBS = {
     "embed": "pipeline.encode.run",
     "fit": "pipeline.api",
     "load_head": "pipeline.api",
     "open_cache": "pipeline.store",
+    "predict": "pipeline.predict",
     "sweep": "pipeline.api",
 }
 

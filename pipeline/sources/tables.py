@@ -12,7 +12,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.base import shortened
 from pipeline.sources.lines import read_lines
 
-__all__ = ["TABLES", "Table", "open_parquet", "open_table"]
+__all__ = ["TABLES", "Table", "json_object", "open_parquet", "open_table"]
 
 #: JSON objects that are looked at to learn the columns: a key may be missing from the first ones.
 _JSON_AHEAD = 1000
@@ -88,19 +88,24 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in read_lines(path):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(
-                f"{path} line {number}: expected one JSON object a line, found {shortened(line.strip())} ({error}); "
-                "mend that line, or write the file as JSON lines"
-            ) from error
-        if not isinstance(record, dict):
-            raise SourceError(
-                f"{path} line {number}: expected a JSON object with named values, found {shortened(line.strip())}; "
-                "write the file as JSON lines, one object a line"
-            )
-        yield number, record
+        yield number, json_object(line, f"{path} line {number}")
+
+
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The JSON object on a line; `where` begins the `SourceError` for anything else."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(
+            f"{where}: expected one JSON object a line, found {shortened(line.strip())} ({error}); "
+            "mend that line, or write the file as JSON lines"
+        ) from error
+    if not isinstance(record, dict):
+        raise SourceError(
+            f"{where}: expected a JSON object with named values, found {shortened(line.strip())}; "
+            "write the file as JSON lines, one object a line"
+        )
+    return record
 
 
 def _open_parquet_table(path: Path) -> Table:

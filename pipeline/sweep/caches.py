@@ -1,6 +1,6 @@
 """From a task and an encoder to the cache that heads train on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,13 +9,13 @@ import numpy as np
 
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
 from pipeline.heads.config import FEATURES
-from pipeline.store import SplitView, open_cache
+from pipeline.store import open_cache
 from pipeline.tasks import TASKS, Task, own_task
 
 if TYPE_CHECKING:
     from pipeline.fit.data import FitData
 
-__all__ = ["CacheRef", "find_cache", "load_data"]
+__all__ = ["CacheRef", "assemble", "find_cache", "load_data"]
 
 #: Folders whose caches are found by their name alone.
 NAMED_FOLDERS = ("toy", "import")
@@ -69,7 +69,8 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
     with open_cache(path) as cache:
         attributes = cache.attributes
         labels = attributes["labels"]
-        pair = "text_pair" in cache[cache.splits[0]].names
+        names = cache[cache.splits[0]].names
+        pair = "text_pair" in names or "u" in names
         known = TASKS.get(attributes["task"])
         # A task of the user's own may bear a GLUE task's name; its labels tell.
         if known is None or known.labels != (None if labels is None else tuple(labels)):
@@ -85,7 +86,8 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
                 for name, parts in FEATURES.items()
                 if all(part in cache[split].names for split in cache.splits for part in parts)
             ),
-            attributes=attributes,
+            # What a saved head must know to take texts; without texts in the cache nothing tells.
+            attributes=attributes | {"pair": known.pair if pair or known.rows or "text" in names else None},
         )
 
 
@@ -97,11 +99,14 @@ def _folder(encoder: str) -> str:
     return encoder.replace("/", "--")
 
 
-def _features(split: SplitView, name: str) -> np.ndarray:
-    """A split's features [rows, inputs]; `siamese` is u, v, |u - v|, u * v side by side (SentEval's pair features)."""
+def assemble(name: str, read: Callable[[str], Any]) -> np.ndarray:
+    """Features [rows, inputs] by name, where `read` gives the datasets [rows, ...] that they are made of.
+
+    `siamese` is u, v, |u - v|, u * v side by side (SentEval's pair features).
+    """
     if name != "siamese":
-        return np.asarray(split[name])
-    u, v = np.asarray(split["u"]), np.asarray(split["v"])
+        return np.asarray(read(name))
+    u, v = np.asarray(read("u")), np.asarray(read("v"))
     return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
@@ -117,7 +122,7 @@ def load_data(ref: CacheRef, feature: str, scale: str) -> "FitData":
             if not labelled.any():
                 continue
             labels[split] = found[labelled]
-            features[split] = _features(cache[split], feature)[labelled]
+            features[split] = assemble(feature, cache[split].__getitem__)[labelled]
     if "train" not in labels:
         raise CacheError(
             f"{ref.path}: expected labelled rows in the split 'train', found splits {', '.join(cache.splits)}; "

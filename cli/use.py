@@ -1,0 +1,101 @@
+"""`fit_heads.py predict`: trained heads at work."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from cli.common import KanglueCommand, emit
+from cli.options import Numbers, cache_option, device_option, results_option
+
+__all__ = ["predict"]
+
+
+@click.command(cls=KanglueCommand)
+@click.argument("head")
+@click.argument("text", required=False)
+@click.argument("text_pair", required=False)
+@click.option("--file", metavar="FILE|-", help="JSON lines, one row each; - is standard input, the default in a pipe.")
+@click.option("--text", "text_key", metavar="KEY", help="Key of the text in a line.  [text, or the task's own]")
+@click.option("--text-pair", "pair_key", metavar="KEY", help="Key of the second text.  [text_pair, or the task's own]")
+@click.option("--keep-going", is_flag=True, help="Answer a faulty line with its error instead of stopping there.")
+@click.option("--jsonl", is_flag=True, help="Write one JSON object a line, as rows come.")
+@click.option("--encoder", metavar="E", help="The encoder, where it was a local folder.  [the head's]")
+@click.option("--max-length", type=int, metavar="N", help="Must be the head's, as all of the following.  [the head's]")
+@click.option("--pairs", metavar="joint|siamese", help="How pairs go in.  [the head's]")
+@click.option("--layers", type=Numbers(int, "L,.."), help="Mean of these layers.  [the head's]")
+@click.option("--precision", metavar="P", help="float32, float16 or bfloat16.  [the head's]")
+@cache_option
+@results_option
+@device_option
+def predict(
+    as_json: bool, head: str, text: str | None, text_pair: str | None, file: str | None, text_key: str | None,
+    pair_key: str | None, keep_going: bool, jsonl: bool, results: str, device: str,
+    cache: str,  # noqa: ARG001 - every command takes --cache
+    **asked: Any,
+) -> None:  # fmt: skip
+    """Say what HEAD, an id of the results or a head's folder, makes of a text, a pair, or JSON lines as a stream.
+
+    A line of output is a label and its probability (a value for regression). A faulty line of input ends the stream
+    with exit status 1, after the answers to the lines before it.
+
+    \b
+    Example: python fit_heads.py predict 0123456789abcdef "A first text." "A second, if the task has pairs."
+             python fit_heads.py predict 0123456789abcdef --jsonl < rows.jsonl
+    """
+    if text is not None and file is not None:
+        raise click.UsageError("expected a text or --file, found both")
+    if text is None and file is None:
+        if sys.stdin.isatty():
+            raise click.UsageError("expected a text, --file FILE, or JSON lines on standard input")
+        file = "-"
+    from pipeline.api import load_head
+    from pipeline.encode.rows import Asked
+    from pipeline.errors import SourceError
+    from pipeline.predict import Columns, Predictor, answer_lines, line_rows, open_lines, row_of
+
+    loaded = load_head(head, results=results)
+    if text is not None and not (text.strip() and (text_pair is None or text_pair.strip())):
+        raise SourceError('expected a text, found an empty one; {"text": ""} on a line of --file is taken as it is')
+    with open_lines(file) as (lines, name, live):
+        predictor = Predictor(loaded, Asked(**asked), device)
+        if text is not None:
+            row = predictor.check(row_of([text] if text_pair is None else [text, text_pair]), "text")
+            answer = predictor([row])[0]
+            about = {"head": loaded.id, "task": loaded.provenance["task"]}
+            if jsonl:
+                click.echo(json.dumps(about | answer.document(), ensure_ascii=False))
+            else:
+                emit(about | answer.document(), as_json, answer.line())
+            return
+        rows = line_rows(lines, name, predictor, Columns(text_key, pair_key))
+        faulty = 0
+        write = ArrayWriter() if as_json else click.echo
+        try:
+            for place, answer in answer_lines(predictor, rows, keep_going=keep_going, live=live):
+                fault = isinstance(answer, SourceError)
+                faulty += fault
+                document = place | ({"error": str(answer)} if fault else answer.document())
+                line = f"error\t{answer}" if fault else answer.line()
+                write(json.dumps(document, ensure_ascii=False) if as_json or jsonl else line)
+        finally:
+            if as_json:
+                write.close()
+    if faulty:
+        raise SourceError(f"{name}: expected a row on every line, found {faulty} faulty lines; mend them")
+
+
+class ArrayWriter:
+    """Writes documents as one JSON array, each as it comes."""
+
+    def __init__(self) -> None:
+        self._before = "["
+
+    def __call__(self, document: str) -> None:
+        click.echo(f"{self._before}\n  {document}", nl=False)
+        self._before = ","
+
+    def close(self) -> None:
+        """End the array."""
+        click.echo("[]" if self._before == "[" else "\n]")
