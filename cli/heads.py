@@ -10,10 +10,12 @@ from cli.table import show
 
 __all__ = ["run", "sweep"]
 
+FAMILIES = "linear, mlp, effi_kan, fast_kan, faster_kan, fourier_kan, cheby_kan, bspline_mlp or ensemble_kan."
+
 
 @click.command(cls=KanglueCommand)
 @click.argument("task")
-@click.option("--head", required=True, metavar="FAMILY", help="linear, mlp, effi_kan, fast_kan or faster_kan.")
+@click.option("--head", required=True, metavar="FAMILY", help=FAMILIES)
 @click.option("--encoder", metavar="E", help="The cache's encoder.  [bert-base-cased]")
 @click.option("--features", metavar="F", help="pooled, cls, mean, weight, reduced or siamese.  [the encoder's default]")
 @click.option("--protocol", default="clean", show_default=True, metavar="clean|published", help="The recipe.")

@@ -46,9 +46,21 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
             "--hidden", type=Numbers(int, "W,.."), multiple=several,
             help="Hidden widths, 64,32 for two layers" + ("; repeat for more." if several else ".") + "  [64]",
         ),
-        click.option("--activation", type=Values(str, several=several), help="Activation of an mlp.  [relu]"),
-        click.option("--grid", type=integer, help="Intervals of a spline grid.  [5]"),
-        click.option("--order", type=integer, help="Order of the splines.  [3]"),
+        click.option(
+            "--activation", type=Values(str, several=several),
+            help="relu, square_relu, gelu, silu, tanh, sigmoid, identity, polynomial2, polynomial3 or polynomial5: of "
+            "an mlp's units, or beside the spline of a bspline_mlp's.  [mlp: relu, bspline_mlp: none]",
+        ),
+        click.option(
+            "--base", type=Values(str, several=several),
+            help="A KAN's base branch: zero, identity or silu.  [effi_kan, fast_kan: silu, others: zero]",
+        ),
+        click.option(
+            "--layer-norm/--no-layer-norm", default=None,
+            help="Layer norm before the basis.  [fast_kan, faster_kan: on, others: off]",
+        ),
+        click.option("--grid", type=integer, help="Intervals of a spline grid; frequencies of fourier_kan.  [5]"),
+        click.option("--order", type=integer, help="Order of the splines; degree of cheby_kan; 1 to 5.  [3]"),
         click.option("--centres", type=integer, help="Centres of radial and switch bases.  [8]"),
         click.option(
             "--grid-range", type=Numbers(float, "LOW,HIGH"), multiple=several,

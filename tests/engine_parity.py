@@ -37,7 +37,7 @@ def trained(engine: type[Engine], case: dict, **options) -> tuple[torch.Tensor, 
         targets = torch.randint(0, case["classes"], (case["rows"],), generator=generator)
     else:
         targets = torch.randn(case["rows"], generator=generator)
-    source = FirstLayer(network.layers[0], x.numpy(), torch.device("cpu"))
+    source = FirstLayer(network, x.numpy(), torch.device("cpu"))
     running = engine(network, tensors, configs, source, targets, **options)
     losses = []
     for number in range(case["epochs"]):

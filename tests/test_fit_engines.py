@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from pipeline.fit.native_engine import NativeEngine, supports
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import build_network
 from pipeline.heads.resolve import resolve
 from tests.engine_parity import difference, trained
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = tuple(HEADS)
+#: Families that the C engine trains so far.
+FAMILIES = ("linear", "mlp", "effi_kan", "fast_kan", "faster_kan")
 
 
 def case(head: str, protocol: str = "clean", *, batch_size: int = 4, classes: int = 3, **options) -> dict:

@@ -36,7 +36,7 @@ def hand_written(network, tensors, x, targets, weights):
     """Losses and gradients of `TrainingStep`, which takes the first layer's expansion where it can be ready-made."""
     first = network.layers[0]
     step = TrainingStep(network, tensors, PackedAdamW(tensors, constant(1e-3), constant(0.0), constant(1.0)))
-    losses, gradients = step.gradients(x if first.normed else expand(first, x), targets, weights)
+    losses, gradients = step.gradients(expand(first, x) if network.constant else x, targets, weights)
     return losses.clone(), {name: gradient.clone() for name, gradient in gradients.items()}
 
 

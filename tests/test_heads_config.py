@@ -17,6 +17,21 @@ USED = {
     "effi_kan": ALWAYS | {"hidden", "grid", "order", "grid_range", "spline_scaler"},
     "fast_kan": ALWAYS | {"hidden", "centres", "grid_range"},
     "faster_kan": ALWAYS | {"hidden", "centres", "grid_range", "sharpness"},
+    "fourier_kan": ALWAYS | {"hidden", "grid"},
+    "cheby_kan": ALWAYS | {"hidden", "order"},
+    "bspline_mlp": ALWAYS | {"hidden", "activation", "grid", "order", "grid_range"},
+    "ensemble_kan": ALWAYS | {"hidden", "grid", "order", "centres", "grid_range", "sharpness", "spline_scaler"},
+}
+#: Options that a configuration holds only where they are not at the family's default, and such values.
+LATER = {
+    "mlp": {"layer_norm": True},
+    "effi_kan": {"base": "zero", "layer_norm": True},
+    "fast_kan": {"base": "identity", "layer_norm": False},
+    "faster_kan": {"base": "silu", "layer_norm": False},
+    "fourier_kan": {"base": "identity", "layer_norm": True},
+    "cheby_kan": {"base": "silu", "layer_norm": True},
+    "bspline_mlp": {"layer_norm": True},
+    "ensemble_kan": {"base": "zero", "layer_norm": True},
 }
 #: For every option a value that is no protocol's default.
 OTHER = {
@@ -79,6 +94,36 @@ def test_a_name_changes_with_every_option_that_counts_and_with_no_other(head, pr
     assert len(names) == 1 + len(USED[head]) + 4
 
 
+@pytest.mark.parametrize(("head", "option"), [(head, option) for head, some in LATER.items() for option in some])
+def test_a_later_option_counts_only_where_it_is_not_the_default(head, option):
+    plain, changed = config(head), config(head, **{option: LATER[head][option]})
+    assert option not in plain.to_json()
+    assert changed.to_json() == plain.to_json() | {option: LATER[head][option]}
+    assert identity(changed, "") != identity(plain, "")
+    assert HeadConfig.from_json(changed.to_json()) == changed
+
+
+def test_a_familys_own_default_given_aloud_names_the_same_head():
+    assert config("effi_kan", base="silu", layer_norm=False) == config("effi_kan")
+    assert config("faster_kan", base="zero", layer_norm=True) == config("faster_kan")
+
+
+#: Names that heads had when the project began.
+NAMES = {
+    ("linear", "clean"): "f21983e544ea5144",
+    ("mlp", "clean"): "42e253f275783b79",
+    ("effi_kan", "clean"): "96fd0a8f71a3b8a1",
+    ("effi_kan", "published"): "2639080eb5af4b79",
+    ("fast_kan", "clean"): "eaac925e97cfaf40",
+    ("faster_kan", "published"): "3f128a0584327555",
+}
+
+
+@pytest.mark.parametrize(("head", "protocol"), NAMES)
+def test_old_heads_keep_their_names(head, protocol):
+    assert identity(config(head, protocol), "f" * 64) == NAMES[head, protocol]
+
+
 def test_defaults_given_aloud_name_the_same_head():
     plain = config("effi_kan")
     assert config("effi_kan", lr=0.002, grid=5, hidden=(64,), grid_range=(-3, 3), clip=1) == plain
@@ -128,7 +173,9 @@ def test_an_unknown_name_lists_the_valid_ones(change, kind, valid):
         ("linear", "weight_decay", -0.1), ("linear", "weight_decay", math.nan), ("linear", "clip", 0.0),
         ("linear", "clip", math.nan), ("linear", "scale", "robust"), ("linear", "starts", "zeros"),
         ("mlp", "hidden", (64, 0)), ("mlp", "activation", "swish"), ("effi_kan", "grid", 0), ("effi_kan", "order", 0),
-        ("effi_kan", "order", 6), ("fast_kan", "centres", 1), ("effi_kan", "grid_range", (1, 1)),
+        ("effi_kan", "order", 6), ("effi_kan", "base", "relu"), ("cheby_kan", "order", 6), ("fourier_kan", "grid", 0),
+        ("bspline_mlp", "activation", "swish"), ("mlp", "activation", "none"),
+        ("fast_kan", "centres", 1), ("effi_kan", "grid_range", (1, 1)),
         ("effi_kan", "grid_range", (2, -2)), ("effi_kan", "grid_range", (0, 1, 2)),
         ("effi_kan", "grid_range", (-math.inf, 1)), ("effi_kan", "grid_range", (math.nan, 1)),
     ],

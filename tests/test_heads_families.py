@@ -146,9 +146,10 @@ def test_flops_hold_the_products_that_a_profiler_counts(family, scaler):
     rest = 0
     for layer in network.layers:
         elementwise = sum(BASES[branch.basis].flops(layer.grid) for branch in layer.branches)
-        rest += layer.inputs * elementwise
+        rest += layer.inputs * (elementwise + (2 * sum(layer.widths) if layer.units else 0))
         rest += layer.outputs if layer.bias else 0
-        rest += 8 * layer.inputs if family in ("fast_kan", "faster_kan") else 0
-        if family == "effi_kan" and scaler:
+        rest += 8 * layer.inputs * layer.normed
+        if layer.scaler:
             rest += math.prod((layer.inputs, layer.grid.intervals + layer.grid.order, layer.outputs))
+    rest += (network.stacks - 1) * 3
     assert counter.get_total_flops() + rest == forward_flops(network)

@@ -65,6 +65,8 @@ def test_the_projects_start_is_torchs_linear_over_the_expansion(family):
         elif kind == "bias":
             assert tensor.abs().max() <= 1 / math.sqrt(features)
             assert tensor.unique().numel() > 1
+        elif kind == "unit":
+            uniform(tensor, 1 / math.sqrt(tensor.shape[1]))
         else:
             assert torch.equal(tensor, torch.full_like(tensor, kind != "norm_shift"))
         assert tensor.dtype == torch.float32

@@ -130,7 +130,7 @@ class _Cell:
         network = build_network(configs[0], widths[0], widths[-1])
         one = start(configs[0], network)
         tensors = {name: tensor.to(self.on) for name, tensor in stack([one] * heads).items()}
-        source = FirstLayer(network.layers[0], self.x.cpu().numpy(), self.on)
+        source = FirstLayer(network, self.x.cpu().numpy(), self.on)
         engine = choose_engine(network, batch, self.on)(network, tensors, configs, source, self.y)
         generator = torch.Generator().manual_seed(1)
         orders = torch.stack([torch.randperm(ROWS, generator=generator) for _ in range(heads)])

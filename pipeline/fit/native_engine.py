@@ -28,7 +28,8 @@ def supports(network: NetworkSpec) -> bool:
     """Whether the C engine can train this network here: its bases are known and the library is there."""
     known = all(branch.basis in BASES for layer in network.layers for branch in layer.branches)
     fits = len(network.layers) <= MAX_LAYERS and all(len(layer.branches) <= MAX_BRANCHES for layer in network.layers)
-    return known and fits and trainer() is not None
+    simple = network.stacks == 1 and not any(layer.units for layer in network.layers)
+    return known and fits and simple and trainer() is not None
 
 
 @dataclass(frozen=True)

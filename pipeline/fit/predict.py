@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pipeline.fit.data import FitData
 from pipeline.fit.step import row_losses
-from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear
-from pipeline.heads.network import LayerSpec, NetworkSpec
+from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear, network_forward
+from pipeline.heads.network import NetworkSpec
 from pipeline.metrics import classification_metrics, regression_metrics
 
 __all__ = ["FirstLayer", "outputs", "split_loss", "split_metrics"]
@@ -29,23 +29,24 @@ def _free_bytes(device: torch.device) -> int:
 
 
 class FirstLayer:
-    """Rows of a split as the first layer takes them: the cache never changes, so neither does its expansion.
+    """Rows of a split as the first layers take them: the cache never changes, so neither does a constant expansion.
 
-    Without a norm in front, the whole split is expanded once where that fits into a share of free memory, and each
-    minibatch otherwise. With a norm, rows stay features.
+    Where the expansion is a constant of the features (`NetworkSpec.constant`), the whole split is expanded once if
+    that fits into a share of free memory, and each minibatch otherwise. Everywhere else rows stay features.
     """
 
-    def __init__(self, layer: LayerSpec, features: np.ndarray, device: torch.device) -> None:
-        self.layer = layer
+    def __init__(self, network: NetworkSpec, features: np.ndarray, device: torch.device) -> None:
+        """`features` [rows, inputs] of a split."""
+        self.layer, self.constant = network.layers[0], network.constant
         self.features = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
         self.ready: Tensor | None = None
-        size = len(features) * layer.features * 4
-        if not layer.normed and size <= EXPANSION_SHARE * _free_bytes(device):
-            self.ready = torch.empty(len(features), layer.features, device=device)
-            chunk = max(1, CHUNK_NUMBERS // layer.features)
+        width = self.layer.features
+        if self.constant and len(features) * width * 4 <= EXPANSION_SHARE * _free_bytes(device):
+            self.ready = torch.empty(len(features), width, device=device)
+            chunk = max(1, CHUNK_NUMBERS // width)
             for start in range(0, len(features), chunk):
                 rows = slice(start, start + chunk)
-                self.ready[rows] = expand(layer, self.features[rows])
+                self.ready[rows] = expand(self.layer, self.features[rows])
 
     def __len__(self) -> int:
         return len(self.features)
@@ -54,7 +55,7 @@ class FirstLayer:
         """Rows [...] as the step's `x` [..., features or inputs]."""
         if self.ready is not None:
             return self.ready[rows]
-        return self.features[rows] if self.layer.normed else expand(self.layer, self.features[rows])
+        return expand(self.layer, self.features[rows]) if self.constant else self.features[rows]
 
 
 @torch.no_grad()
@@ -63,16 +64,19 @@ def outputs(network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLa
     heads = len(next(iter(tensors.values())))
     device = source.features.device
     rows = torch.arange(len(source), device=device) if rows is None else rows
-    first = network.layers[0]
-    widest = max(layer.features for layer in network.layers[0 if first.normed else 1 :] or network.layers)
-    chunk = max(1, CHUNK_NUMBERS // (heads * widest + first.features))
+    layers = network.layers
+    widest = max(layer.inputs * sum(layer.widths) for layer in layers[int(network.constant) :] or layers)
+    chunk = max(1, CHUNK_NUMBERS // (heads * widest + layers[0].features))
     parts = []
     for start in range(0, len(rows), chunk):
         x = source.take(rows[start : start + chunk])
         x = x.expand(heads, *x.shape)
-        for index, layer in enumerate(network.layers):
-            own = layer_tensors(tensors, index)
-            x = linear(layer, x, own) if index == 0 and not first.normed else layer_forward(layer, x, own)
+        if network.constant:
+            x = linear(layers[0], x, layer_tensors(tensors, 0))
+            for index in range(1, len(layers)):
+                x = layer_forward(layers[index], x, layer_tensors(tensors, index))
+        else:
+            x = network_forward(network, x, tensors)
         parts.append(x)
     return torch.cat(parts, 1)
 

@@ -5,13 +5,15 @@ the expansions between them, which are small, are left to autograd. The first la
 where nothing trained stands in front of it, it is taken ready-made.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.fit.optimiser import PackedAdamW
 from pipeline.heads.forward import expand, layer_tensors, linear, scaled_weight
-from pipeline.heads.network import LayerSpec, NetworkSpec
+from pipeline.heads.network import NetworkSpec
 
 __all__ = ["TrainingStep", "row_losses"]
 
@@ -48,32 +50,43 @@ class TrainingStep:
     def gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses [heads] and the gradient of every tensor (in buffers that the next call overwrites).
 
-        `x` is the first layer's expansion [heads, rows, features], or the features [heads, rows, inputs] where the
-        first layer has a norm; `targets` [heads, rows]; `weights` [rows], each row's share of the loss.
+        `x` is the first layer's expansion [heads, rows, features] where it is a constant of the features
+        (`NetworkSpec.constant`), otherwise the features [heads, rows, inputs]; `targets` [heads, rows]; `weights`
+        [rows], each row's share of the loss.
         """
-        seen: list[tuple[Tensor, Tensor, Tensor]] = []
-        for index, layer in enumerate(self.network.layers):
-            tensors = self._layers[index]
-            if index == 0 and not layer.normed:
-                source = expansion = x
-            else:
-                source = x.detach().requires_grad_(index > 0)
-                with torch.enable_grad():
-                    norm = [tensors[name].detach().requires_grad_() for name in _norm_names(layer)]
-                    expansion = expand(layer, source, *norm)
-                source = (source, norm)
-            values = expansion.detach()
-            x = linear(layer, values, tensors)
-            seen.append((source, expansion, values))
-        losses = (row_losses(x, targets) * weights).sum(1)
-        delta = _output_gradient(x, targets, weights)
-        for index in reversed(range(len(seen))):
-            source, expansion, values = seen[index]
-            delta = self._layer_backward(index, source, expansion, values, delta)
+        seen: list[tuple[Sequence[Tensor], Tensor, Tensor]] = []
+        total: Tensor | None = None
+        for chain in self.network.chains:
+            y = x
+            for index in chain:
+                layer, tensors = self.network.layers[index], self._layers[index]
+                if index == chain.start and self.network.constant:
+                    leaves, expansion = (), y
+                else:
+                    with torch.enable_grad():
+                        inner = {name: tensors[name].detach().requires_grad_() for name in layer.inner}
+                        below = y.detach().requires_grad_(index > chain.start)
+                        expansion = expand(layer, below, inner)
+                    leaves = (*([below] if below.requires_grad else []), *inner.values())
+                values = expansion.detach()
+                y = linear(layer, values, tensors)
+                seen.append((leaves, expansion, values))
+            total = y if total is None else total + y
+        losses = (row_losses(total, targets) * weights).sum(1)
+        last = _output_gradient(total, targets, weights)
+        for chain in self.network.chains:
+            delta = last
+            for index in reversed(chain):
+                delta = self._layer_backward(index, *seen[index], delta)
         return losses, self._gradients
 
-    def _layer_backward(self, index: int, source, expansion: Tensor, values: Tensor, delta: Tensor) -> Tensor | None:
-        """Write one layer's gradients; return the gradient by the layer's input, `None` at the first."""
+    def _layer_backward(
+        self, index: int, leaves: Sequence[Tensor], expansion: Tensor, values: Tensor, delta: Tensor
+    ) -> Tensor | None:
+        """Write one layer's gradients; return the gradient by the layer's input, `None` at the first.
+
+        `leaves` are what the expansion was made of and needs gradients: the input, then the inner tensors.
+        """
         layer, tensors = self.network.layers[index], self._layers[index]
         out = {name: self._gradients[f"layers.{index}.{name}"] for name in tensors}
         torch.bmm(values.transpose(1, 2), delta, out=out["weight"])
@@ -86,14 +99,12 @@ class TrainingStep:
             own = weight[:, :split].unflatten(1, (layer.inputs, width))
             torch.sum(own * spline, 2, out=out["scaler"])
             spline.mul_(tensors["scaler"].unsqueeze(2))
-        if not expansion.requires_grad:
+        if not leaves:
             return None
         weight = scaled_weight(layer, tensors)
-        inputs, norm = source
-        wanted = ([inputs] if inputs.requires_grad else []) + norm
-        found = list(torch.autograd.grad(expansion, wanted, torch.bmm(delta, weight.transpose(1, 2))))
-        below = found.pop(0) if inputs.requires_grad else None
-        for name, gradient in zip(_norm_names(layer), found, strict=True):
+        found = list(torch.autograd.grad(expansion, leaves, torch.bmm(delta, weight.transpose(1, 2))))
+        below = found.pop(0) if len(leaves) > len(layer.inner) else None
+        for name, gradient in zip(layer.inner, found, strict=True):
             out[name].copy_(gradient)
         return below
 
@@ -103,7 +114,3 @@ class TrainingStep:
         losses, gradients = self.gradients(x, targets, weights)
         self.optimiser.step(gradients, losses, share)
         return losses
-
-
-def _norm_names(layer: LayerSpec) -> tuple[str, ...]:
-    return ("norm_scale", "norm_shift") if layer.normed else ()

@@ -92,7 +92,7 @@ class _Pack:
             name: tensor.to(device)
             for name, tensor in stack([start(config, self.network) for config in configs]).items()
         }
-        self.train = FirstLayer(self.network.layers[0], data.features["train"], device)
+        self.train = FirstLayer(self.network, data.features["train"], device)
         self.targets = data.targets.to(device)
         self.engine = choose_engine(self.network, self.shape.batch_size, device)(
             self.network, tensors, configs, self.train, self.targets
@@ -164,7 +164,7 @@ class _Pack:
         data, mean_spread = self.data, self.data.target_scale
         by_split = {}
         for split in data.reported:
-            source = FirstLayer(self.network.layers[0], data.features[split], self.device)
+            source = FirstLayer(self.network, data.features[split], self.device)
             values = outputs(self.network, self.best.tensors, source, None)
             metrics = split_metrics(values, data.labels[split], data)
             if data.task.labels is None:
@@ -211,7 +211,7 @@ def train_pack(
     pack = _Pack([configs[head] for head in order], data, device)
     validation = None
     if pack.shape.protocol == "published":
-        validation = FirstLayer(pack.network.layers[0], data.features[data.reported[0]], device)
+        validation = FirstLayer(pack.network, data.features[data.reported[0]], device)
     for epoch in range(pack.shape.epochs):
         pack.select(epoch, pack.run_epoch(epoch), validation)
         on_epoch()

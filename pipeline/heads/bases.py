@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from pipeline.heads.network import Grid
 
-__all__ = ["EXPANSIONS", "b_spline", "radial", "switch"]
+__all__ = ["EXPANSIONS", "b_spline", "chebyshev", "fourier", "radial", "switch"]
 
 
 def b_spline(x: Tensor, grid: Grid) -> Tensor:
@@ -51,6 +51,26 @@ def switch(x: Tensor, grid: Grid) -> Tensor:
     return 1 - torch.tanh((x.unsqueeze(-1) - _centres(x, grid)) * grid.sharpness) ** 2
 
 
+def fourier(x: Tensor, grid: Grid) -> Tensor:
+    """cos(x), ..., cos(K x), sin(x), ..., sin(K x) for K = intervals (FR-KAN, arXiv 2408.08803)."""
+    multiples = x.unsqueeze(-1) * torch.arange(1, grid.intervals + 1, dtype=x.dtype, device=x.device)
+    return torch.cat([multiples.cos(), multiples.sin()], -1)
+
+
+def chebyshev(x: Tensor, grid: Grid) -> Tensor:
+    """Chebyshev polynomials T_0(z), ..., T_K(z) of z = tanh(x) for K = order (ChebyKAN)."""
+    z = torch.tanh(x)
+    found = [torch.ones_like(z), z]
+    for _ in range(grid.order - 1):
+        found.append(2 * z * found[-1] - found[-2])
+    return torch.stack(found, -1)
+
+
+def _powers(degree: int) -> Callable[[Tensor, Grid], Tensor]:
+    """1, x, ..., x^degree."""
+    return lambda x, grid: torch.stack([x**n for n in range(degree + 1)], -1)  # noqa: ARG005
+
+
 def _pointwise(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Grid], Tensor]:
     return lambda x, grid: function(x).unsqueeze(-1)  # noqa: ARG005 - one signature for all bases
 
@@ -62,7 +82,13 @@ EXPANSIONS: dict[str, Callable[[Tensor, Grid], Tensor]] = {
     "silu": _pointwise(functional.silu),
     "tanh": _pointwise(torch.tanh),
     "sigmoid": _pointwise(torch.sigmoid),
+    "square_relu": _pointwise(lambda x: functional.relu(x) ** 2),
+    "polynomial2": _powers(2),
+    "polynomial3": _powers(3),
+    "polynomial5": _powers(5),
     "b_spline": b_spline,
     "radial": radial,
     "switch": switch,
+    "fourier": fourier,
+    "chebyshev": chebyshev,
 }

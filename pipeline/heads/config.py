@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pipeline.errors import ConfigError
 from pipeline.hashing import hash_json
 
-__all__ = ["CLEAN_RANGE", "FEATURES", "PROTOCOLS", "SCALES", "HeadConfig", "identity"]
+__all__ = ["CLEAN_RANGE", "FEATURES", "LATER", "PROTOCOLS", "SCALES", "HeadConfig", "identity"]
 
 #: Features by name and the datasets of a cache that they are made of.
 FEATURES: dict[str, tuple[str, ...]] = {name: (name,) for name in ("pooled", "cls", "mean", "weight", "reduced")} | {
@@ -22,7 +22,8 @@ class HeadConfig:
     """One head: its family and shape, its data, its training; every default is resolved.
 
     An option that the family does not use (see `Family.options`) is `None`, so that it cannot tell two equal heads
-    apart.
+    apart. So is an option behind `spline_scaler` that has its default value (`LATER`, or the family's own): it came
+    when heads had been named already.
     """
 
     head: str
@@ -44,6 +45,8 @@ class HeadConfig:
     grid_range: tuple[float, float] | None = None
     sharpness: float | None = None
     spline_scaler: bool | None = None
+    base: str | None = None
+    layer_norm: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The options that count for this family, as plain JSON."""
@@ -74,6 +77,9 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
     | {"epochs": 20, "batch_size": 64, "scale": "standard", "spline_scaler": False, "starts": "project"},
     "published": _SHARED | {"epochs": 10, "batch_size": 4, "scale": "none", "spline_scaler": True, "starts": "package"},
 }
+
+#: Options that came later, and their defaults where a family has none of its own (`Family.defaults`).
+LATER: dict[str, Any] = {"base": None, "layer_norm": None}
 
 #: `clean` standardises features, so one range suits every basis; `published` keeps each package's own.
 CLEAN_RANGE = (-3.0, 3.0)

@@ -19,10 +19,11 @@ def _layer_flops(layer: LayerSpec) -> int:
     one for the shares of the root and divisions.
     """
     elementwise = sum(BASES[branch.basis].flops(layer.grid) for branch in layer.branches) + 8 * layer.normed
+    elementwise += 2 * sum(layer.widths) if layer.units else 0
     scaler = layer.inputs * layer.widths[0] * layer.outputs if layer.scaler else 0
     return layer.inputs * elementwise + 2 * layer.features * layer.outputs + layer.bias * layer.outputs + scaler
 
 
 def forward_flops(network: NetworkSpec) -> int:
     """Floating-point operations of one row's forward pass, elementwise work included."""
-    return sum(map(_layer_flops, network.layers))
+    return sum(map(_layer_flops, network.layers)) + (network.stacks - 1) * network.outputs

@@ -1,38 +1,55 @@
 """The head families: one entry each, from a configuration to a network."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.network import Branch, Grid, LayerSpec, NetworkSpec
 
-__all__ = ["ACTIVATIONS", "HEADS", "Family", "build_network"]
+__all__ = ["ACTIVATIONS", "BASES_OF_BASE", "HEADS", "Family", "build_network"]
 
-ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid", "identity")
+#: A polynomial's coefficients are trained, shared by the units of a layer (KANbeFair).
+ACTIVATIONS = (
+    "relu", "square_relu", "gelu", "silu", "tanh", "sigmoid", "identity", "polynomial2", "polynomial3", "polynomial5",
+)  # fmt: skip
+#: What `--base` names, and the branches that it adds to a KAN's layers.
+BASES_OF_BASE = {"zero": (), "identity": (Branch("identity"),), "silu": (Branch("silu"),)}
 
-_GRID = ("hidden", "grid", "order", "grid_range", "spline_scaler")
-_CENTRES = ("hidden", "centres", "grid_range")
+_KAN = ("hidden", "base", "layer_norm")
+_SPLINE = (*_KAN, "grid", "order", "grid_range")
+_CENTRES = (*_KAN, "centres", "grid_range")
 
 
 @dataclass(frozen=True)
 class Family:
     """One entry of `HEADS`.
 
-    `options` are the shape options that count for the family; `layer` builds one layer from (configuration, inputs,
-    outputs, position, whether it is the first); `package_start` names the original package's start in `STARTS`.
+    `options` are the shape options that count for the family, `defaults` its own where they differ from the
+    protocol's; `layer` builds one layer from (configuration, inputs, outputs, whether it is the first);
+    `package_start` names the original package's start in `STARTS`, `package_range` is its grid's. `stacks` are the
+    families whose whole networks this one sums.
     """
 
     options: tuple[str, ...]
-    layer: Callable[[HeadConfig, int, int, bool], LayerSpec]
+    layer: Callable[[HeadConfig, int, int, bool], LayerSpec] | None = None
     package_start: str = "torch_linear"
-    package_range: tuple[float, float] = (-1.0, 1.0)
+    package_range: tuple[float, float] | None = (-1.0, 1.0)
     source: str = ""
     hidden: Callable[[HeadConfig], tuple[int, ...]] = field(default=lambda config: config.hidden)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    stacks: tuple[str, ...] = ()
 
 
-def _grid(config: HeadConfig) -> Grid:
-    low, high = config.grid_range
+def _setting(config: HeadConfig, name: str, family: str) -> Any:
+    """An option that a configuration holds only where it is not the family's default."""
+    value = getattr(config, name)
+    return HEADS[family].defaults.get(name) if value is None else value
+
+
+def _grid(config: HeadConfig, family: str) -> Grid:
+    low, high = config.grid_range or HEADS[family].package_range
     given = {"intervals": config.grid, "order": config.order, "centres": config.centres, "sharpness": config.sharpness}
     return Grid(low, high, **{name: value for name, value in given.items() if value is not None})
 
@@ -42,38 +59,79 @@ def _linear(config: HeadConfig, inputs: int, outputs: int, first: bool) -> Layer
 
 
 def _mlp(config: HeadConfig, inputs: int, outputs: int, first: bool) -> LayerSpec:
-    return LayerSpec(inputs, outputs, (Branch("identity" if first else config.activation),), bias=True)
+    if first:
+        return _linear(config, inputs, outputs, first)
+    branch, shared = Branch(config.activation, bool(config.layer_norm)), config.activation.startswith("polynomial")
+    return LayerSpec(inputs, outputs, (branch,), bias=True, units=int(shared))
 
 
-def _effi_kan(config: HeadConfig, inputs: int, outputs: int, first: bool) -> LayerSpec:  # noqa: ARG001
-    branches = (Branch("b_spline"), Branch("silu"))
-    return LayerSpec(inputs, outputs, branches, _grid(config), scaler=config.spline_scaler)
+def _bspline_mlp(config: HeadConfig, inputs: int, outputs: int, first: bool) -> LayerSpec:
+    if first:
+        return _linear(config, inputs, outputs, first)
+    basis = () if config.activation == "none" else (Branch(config.activation),)
+    branches = (Branch("b_spline", bool(config.layer_norm)), *basis)
+    return LayerSpec(inputs, outputs, branches, _grid(config, "bspline_mlp"), bias=True, units=inputs)
 
 
-def _fast_kan(config: HeadConfig, inputs: int, outputs: int, first: bool) -> LayerSpec:  # noqa: ARG001
-    return LayerSpec(inputs, outputs, (Branch("radial", normed=True), Branch("silu")), _grid(config), bias=True)
+def _kan(family: str, basis: str, *, bias: bool = False) -> Callable[[HeadConfig, int, int, bool], LayerSpec]:
+    """Layers of a KAN: a basis, perhaps behind a layer norm, and the base branch beside it."""
 
+    def layer(config: HeadConfig, inputs: int, outputs: int, first: bool) -> LayerSpec:  # noqa: ARG001
+        branches = (
+            Branch(basis, _setting(config, "layer_norm", family)),
+            *BASES_OF_BASE[_setting(config, "base", family)],
+        )
+        scaler = bool(config.spline_scaler) and "spline_scaler" in HEADS[family].options
+        return LayerSpec(inputs, outputs, branches, _grid(config, family), bias=bias, scaler=scaler)
 
-def _faster_kan(config: HeadConfig, inputs: int, outputs: int, first: bool) -> LayerSpec:  # noqa: ARG001
-    return LayerSpec(inputs, outputs, (Branch("switch", normed=True),), _grid(config))
+    return layer
 
 
 HEADS: dict[str, Family] = {
     "linear": Family((), _linear, source="softmax regression", hidden=lambda _: ()),
-    "mlp": Family(("hidden", "activation"), _mlp, source="linear maps with an activation between them"),
-    "effi_kan": Family(_GRID, _effi_kan, "efficient_kan", (-1.0, 1.0), "efficient-kan"),
-    "fast_kan": Family(_CENTRES, _fast_kan, "fast_kan", (-2.0, 2.0), "fast-kan, arXiv 2405.06721"),
-    "faster_kan": Family((*_CENTRES, "sharpness"), _faster_kan, "faster_kan", (-1.2, 0.2), "faster-kan"),
-}
+    "mlp": Family(
+        ("hidden", "activation", "layer_norm"), _mlp, "kanbefair", source="linear maps with an activation between them",
+        defaults={"layer_norm": False},
+    ),
+    "effi_kan": Family(
+        (*_SPLINE, "spline_scaler"), _kan("effi_kan", "b_spline"), "efficient_kan", (-1.0, 1.0), "efficient-kan",
+        defaults={"base": "silu", "layer_norm": False},
+    ),
+    "fast_kan": Family(
+        _CENTRES, _kan("fast_kan", "radial", bias=True), "fast_kan", (-2.0, 2.0), "fast-kan, arXiv 2405.06721",
+        defaults={"base": "silu", "layer_norm": True},
+    ),
+    "faster_kan": Family(
+        (*_CENTRES, "sharpness"), _kan("faster_kan", "switch"), "faster_kan", (-1.2, 0.2), "faster-kan",
+        defaults={"base": "zero", "layer_norm": True},
+    ),
+    "fourier_kan": Family(
+        (*_KAN, "grid"), _kan("fourier_kan", "fourier", bias=True), "fourier_kan", source="FR-KAN, arXiv 2408.08803",
+        defaults={"base": "zero", "layer_norm": False},
+    ),
+    "cheby_kan": Family(
+        (*_KAN, "order"), _kan("cheby_kan", "chebyshev"), "cheby_kan", source="ChebyKAN",
+        defaults={"base": "zero", "layer_norm": False},
+    ),
+    "bspline_mlp": Family(
+        ("hidden", "activation", "layer_norm", "grid", "order", "grid_range"), _bspline_mlp, "kanbefair",
+        (-1.0, 1.0), "KANbeFair, arXiv 2407.16674", defaults={"activation": "none", "layer_norm": False},
+    ),
+    "ensemble_kan": Family(
+        (*_SPLINE, "spline_scaler", "centres", "sharpness"), package_range=None,
+        source="the sum of effi_kan, fast_kan and faster_kan", stacks=("effi_kan", "fast_kan", "faster_kan"),
+    ),
+}  # fmt: skip
 
 
 def build_network(config: HeadConfig, inputs: int, outputs: int) -> NetworkSpec:
     """The network of a configuration for features `inputs` wide and `outputs` classes (1 for regression)."""
     family = HEADS[config.head]
     widths = (inputs, *family.hidden(config), outputs)
-    return NetworkSpec(
-        tuple(
-            family.layer(config, before, after, index == 0)
-            for index, (before, after) in enumerate(itertools.pairwise(widths))
-        )
+    stacks = [HEADS[name] for name in family.stacks] or [family]
+    layers = tuple(
+        member.layer(config, before, after, index == 0)
+        for member in stacks
+        for index, (before, after) in enumerate(itertools.pairwise(widths))
     )
+    return NetworkSpec(layers, len(stacks))

@@ -4,6 +4,7 @@ The trainer's step and its kernels are tested against `network_forward`.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,19 +17,20 @@ __all__ = ["expand", "layer_forward", "layer_tensors", "linear", "network_forwar
 NORM_EPSILON = 1e-5
 
 
-def expand(layer: LayerSpec, x: Tensor, norm_scale: Tensor | None = None, norm_shift: Tensor | None = None) -> Tensor:
+def expand(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
     """The expansion [..., features] of x [..., inputs].
 
-    The norm's tensors are [heads, inputs] and x [heads, rows, inputs]; without a norm, x may have any leading axes.
+    `tensors` hold those that `layer.inner` names, [heads, ...], and x is [heads, rows, inputs]; where it names none,
+    x may have any leading axes.
     """
     normed = None
     if layer.normed:
         normed = torch.nn.functional.layer_norm(x, (layer.inputs,), eps=NORM_EPSILON)
-        normed = normed * norm_scale.unsqueeze(-2) + norm_shift.unsqueeze(-2)
-    parts = [
-        EXPANSIONS[branch.basis](normed if branch.normed else x, layer.grid).flatten(-2) for branch in layer.branches
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        normed = normed * tensors["norm_scale"].unsqueeze(-2) + tensors["norm_shift"].unsqueeze(-2)
+    parts = [EXPANSIONS[branch.basis](normed if branch.normed else x, layer.grid) for branch in layer.branches]
+    if layer.units:
+        return (torch.cat(parts, -1) * tensors["unit"].unsqueeze(-3)).sum(-1)
+    return parts[0].flatten(-2) if len(parts) == 1 else torch.cat([part.flatten(-2) for part in parts], -1)
 
 
 def scaled_weight(layer: LayerSpec, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -51,14 +53,18 @@ def linear(layer: LayerSpec, expansion: Tensor, tensors: Mapping[str, Tensor]) -
 
 def layer_forward(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """Outputs [heads, rows, out] of x [heads, rows, inputs]."""
-    return linear(layer, expand(layer, x, tensors.get("norm_scale"), tensors.get("norm_shift")), tensors)
+    return linear(layer, expand(layer, x, tensors), tensors)
 
 
 def network_forward(network: NetworkSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """Logits [heads, rows, outputs] of features x [heads, rows, inputs]."""
-    for index, layer in enumerate(network.layers):
-        x = layer_forward(layer, x, layer_tensors(tensors, index))
-    return x
+    total: Tensor | None = None
+    for chain in network.chains:
+        y = x
+        for index in chain:
+            y = layer_forward(network.layers[index], y, layer_tensors(tensors, index))
+        total = y if total is None else total + y
+    return total
 
 
 def layer_tensors(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:

@@ -1,8 +1,14 @@
-"""A head's network: a list of (basis expansion, linear map) pairs, and the parameters it holds.
+"""A head's network: stacks of (basis expansion, linear map) pairs whose outputs are summed, and what they hold.
 
 One layer computes `y = [phi_1(z_1), phi_2(z_2), ...] W + b`, where each phi is a basis and each z is the layer's input
 or its layer norm. `W` is [features, out] with the bases' features one after the other, each input-major. With a
 separate scaler s [inputs, out], the first basis's weights are multiplied by s (efficient-kan's `spline_scaler`).
+
+With a `unit` tensor c [units, widths], the bases' values of input i are first summed to one number, with the weights
+c_i (one learned function an input: bspline_mlp) or c_0 (one for all inputs: a polynomial activation), so that `W` is
+[inputs, out]: `y = f(z) W + b`, `f_i(z) = sum_k c_ik phi_k(z_i)`.
+
+Nearly every network is one stack of layers; ensemble_kan is three.
 
 Nothing here computes, so that a head can be named, counted and looked up without PyTorch;
 `pipeline.heads.forward` does.
@@ -18,8 +24,9 @@ __all__ = ["BASES", "Basis", "Branch", "Grid", "LayerSpec", "NetworkSpec"]
 class Grid:
     """Where a basis puts its functions.
 
-    `intervals` and `order` matter to B-splines, `centres` and `sharpness` (the switch's inverse width d) to the others;
-    `low` and `high` bound the grid for both.
+    `intervals` and `order` matter to B-splines, `centres` to radial and switch bases, `sharpness` (the inverse width d)
+    to the switch; `low` and `high` bound the grid for all of them. A Fourier series has `intervals` frequencies, a
+    Chebyshev series is of degree `order`.
     """
 
     low: float = -3.0
@@ -52,6 +59,11 @@ BASES: dict[str, Basis] = {
     "silu": _one(4),
     "tanh": _one(1),
     "sigmoid": _one(3),
+    "square_relu": _one(2),
+    **{
+        f"polynomial{degree}": Basis(lambda _, width=degree + 1: width, lambda _, flops=degree - 1: flops)
+        for degree in (2, 3, 5)
+    },
     # A function: subtract, abs, then per term subtract, clamp, power, scale, add; two operations place x on the grid.
     "b_spline": Basis(
         lambda g: g.intervals + g.order,
@@ -59,6 +71,9 @@ BASES: dict[str, Basis] = {
     ),
     "radial": Basis(lambda g: g.centres, lambda g: 5 * g.centres),
     "switch": Basis(lambda g: g.centres, lambda g: 5 * g.centres),
+    # Multiples of x, and a cosine and a sine of each; tanh, then two operations for each T_n from n = 2 on.
+    "fourier": Basis(lambda g: 2 * g.intervals, lambda g: 3 * g.intervals),
+    "chebyshev": Basis(lambda g: g.order + 1, lambda g: 1 + 2 * (g.order - 1)),
 }
 
 
@@ -72,7 +87,11 @@ class Branch:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One (basis, linear) pair; everything that decides the shapes of its tensors."""
+    """One (basis, linear) pair; everything that decides the shapes of its tensors.
+
+    `units` is the number of learned functions in front of the linear map: 0 (none), 1 (all inputs share one) or
+    `inputs` (each has its own).
+    """
 
     inputs: int
     outputs: int
@@ -80,6 +99,7 @@ class LayerSpec:
     grid: Grid = field(default_factory=Grid)
     bias: bool = False
     scaler: bool = False
+    units: int = 0
 
     @property
     def normed(self) -> bool:
@@ -93,8 +113,13 @@ class LayerSpec:
 
     @property
     def features(self) -> int:
-        """Columns of the expansion: inputs times the widths of all branches."""
-        return self.inputs * sum(self.widths)
+        """Columns that the linear map reads: inputs times the widths of all branches, or inputs behind units."""
+        return self.inputs * (1 if self.units else sum(self.widths))
+
+    @property
+    def inner(self) -> tuple[str, ...]:
+        """Names of the trained tensors in front of the linear map; without any, the expansion is a constant of x."""
+        return ("norm_scale", "norm_shift") * self.normed + ("unit",) * bool(self.units)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every trained tensor of the layer, by name."""
@@ -105,14 +130,31 @@ class LayerSpec:
             found["bias"] = (self.outputs,)
         if self.normed:
             found |= {"norm_scale": (self.inputs,), "norm_shift": (self.inputs,)}
+        if self.units:
+            found["unit"] = (self.units, sum(self.widths))
         return found
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """The layers of a head, first to last."""
+    """The layers of a head: `stacks` stacks of equal depth, one after the other, each first to last.
+
+    All stacks read the features; the head's output is the sum of theirs.
+    """
 
     layers: tuple[LayerSpec, ...]
+    stacks: int = 1
+
+    @property
+    def chains(self) -> tuple[range, ...]:
+        """For every stack, the numbers of its layers."""
+        depth = len(self.layers) // self.stacks
+        return tuple(range(start, start + depth) for start in range(0, len(self.layers), depth))
+
+    @property
+    def constant(self) -> bool:
+        """Whether the first expansion is a constant of the features, so that it can be made once for a split."""
+        return self.stacks == 1 and not self.layers[0].inner
 
     @property
     def inputs(self) -> int:

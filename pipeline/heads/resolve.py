@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
-from pipeline.heads.config import CLEAN_RANGE, FEATURES, PROTOCOLS, SCALES, HeadConfig
-from pipeline.heads.families import ACTIVATIONS, HEADS
+from pipeline.heads.config import CLEAN_RANGE, FEATURES, LATER, PROTOCOLS, SCALES, HeadConfig
+from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, HEADS
 
 __all__ = ["resolve"]
 
@@ -15,6 +15,7 @@ _KINDS: dict[str, type] = {
     "seed": int, "epochs": int, "batch_size": int, "hidden": int, "grid": int, "order": int, "centres": int,
     "lr": float, "weight_decay": float, "clip": float, "sharpness": float, "grid_range": float,
     "scale": str, "starts": str, "activation": str, "spline_scaler": bool,
+    "base": str, "layer_norm": bool,
 }  # fmt: skip
 _SEQUENCES = ("hidden", "grid_range")
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -51,13 +52,14 @@ def resolve(
     if unknown := sorted(set(given) - {field.name for field in fields(HeadConfig)}):
         raise UnknownNameError("option", unknown[0], tuple(field.name for field in fields(HeadConfig)))
     defaults = PROTOCOLS[protocol] | {"grid_range": CLEAN_RANGE if protocol == "clean" else family.package_range}
+    defaults |= LATER | family.defaults
     values = defaults | given
     always = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
     chosen = {name: values[name] for name in (*always, *family.options)}
-    chosen = {name: _typed(name, value) for name, value in chosen.items()}
+    chosen = {name: value if value is None else _typed(name, value) for name, value in chosen.items()}
     config = HeadConfig(head=head, protocol=protocol, seed=_typed("seed", seed), features=features, **chosen)
     _check(config)
-    return config
+    return replace(config, **{name: None for name in LATER if getattr(config, name) == defaults[name]})
 
 
 def _check(config: HeadConfig) -> None:
@@ -79,7 +81,10 @@ def _check(config: HeadConfig) -> None:
     if config.hidden is not None:
         need(all(width >= 1 for width in config.hidden), "hidden", "widths of at least 1")
     if config.activation is not None:
-        need(config.activation in ACTIVATIONS, "activation", f"one of {', '.join(ACTIVATIONS)}")
+        known = (*(("none",) if config.head == "bspline_mlp" else ()), *ACTIVATIONS)
+        need(config.activation in known, "activation", f"one of {', '.join(known)}")
+    if config.base is not None:
+        need(config.base in BASES_OF_BASE, "base", f"one of {', '.join(BASES_OF_BASE)}")
     if config.grid is not None:
         need(config.grid >= 1, "grid", "at least 1 interval")
     if config.order is not None:

@@ -14,7 +14,7 @@ from pipeline.hashing import hash_json
 from pipeline.heads.bases import b_spline
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.families import HEADS
-from pipeline.heads.network import LayerSpec, NetworkSpec
+from pipeline.heads.network import Grid, LayerSpec, NetworkSpec
 
 __all__ = ["STARTS", "Draw", "stack", "start"]
 
@@ -28,6 +28,10 @@ class Draw:
     def uniform(self, shape: tuple[int, ...], bound: float) -> Tensor:
         """Uniform on [-bound, bound]."""
         return torch.empty(shape).uniform_(-bound, bound, generator=self.generator)
+
+    def normal(self, shape: tuple[int, ...], std: float) -> Tensor:
+        """Normal with standard deviation `std`."""
+        return torch.empty(shape).normal_(0, std, generator=self.generator)
 
     def truncated_normal(self, shape: tuple[int, ...], std: float) -> Tensor:
         """Normal with standard deviation `std`, cut at plus and minus 2 (as `torch.nn.init.trunc_normal_`)."""
@@ -46,12 +50,15 @@ def _norm_and_bias(layer: LayerSpec, draw: Draw, fan_in: int) -> dict[str, Tenso
 def as_torch_linear(layer: LayerSpec, draw: Draw) -> dict[str, Tensor]:
     """The project's rule: a linear map over an expansion starts as `torch.nn.Linear` over that many features would.
 
-    A scaler starts at one, so that with and without it the function starts the same.
+    So does a unit's sum over its bases. A scaler starts at one, so that with and without it the function starts the
+    same.
     """
     bound = 1 / math.sqrt(layer.features)
     found = {"weight": draw.uniform((layer.features, layer.outputs), bound)}
     if layer.scaler:
         found["scaler"] = torch.ones(layer.inputs, layer.outputs)
+    if layer.units:
+        found["unit"] = draw.uniform((layer.units, sum(layer.widths)), 1 / math.sqrt(sum(layer.widths)))
     return found | _norm_and_bias(layer, draw, layer.features)
 
 
@@ -60,38 +67,73 @@ def _splits(layer: LayerSpec) -> tuple[int, int]:
     return first, layer.features - first
 
 
+def _spline_noise(grid: Grid, draw: Draw, inputs: int, outputs: int) -> Tensor:
+    """Coefficients [inputs, intervals + order, outputs] of splines through noise (u - 1/2) * 0.1 / intervals.
+
+    The noise is at the inner knots; the fit is the least-squares one of smallest norm (efficient-kan, pykan).
+    """
+    knots = torch.linspace(grid.low, grid.high, grid.intervals + 1, dtype=torch.float64)
+    fit = torch.linalg.pinv(b_spline(knots, grid)).float()
+    noise = draw.uniform((inputs, grid.intervals + 1, outputs), 0.5 * 0.1 / grid.intervals)
+    return torch.einsum("kg,igo->iko", fit, noise)
+
+
+def _with_base(layer: LayerSpec, draw: Draw, spline: Tensor) -> dict[str, Tensor]:
+    """Weights `spline` of the first basis [features, out] with a base branch that starts as `torch.nn.Linear`."""
+    base = draw.uniform((layer.features - len(spline), layer.outputs), 1 / math.sqrt(layer.inputs))
+    return {"weight": torch.cat([spline, base])}
+
+
 def as_efficient_kan(layer: LayerSpec, draw: Draw) -> dict[str, Tensor]:
     """efficient-kan's start: Kaiming-uniform with a = sqrt(5) for base weights and scaler (bound 1 / sqrt(inputs)).
 
-    Spline weights are the least-squares fit, of smallest norm, through noise (u - 1/2) * 0.1 / intervals at the inner
-    knots; without a scaler the fit is used as it is.
+    Spline weights are the fit through noise; without a scaler it is used as it is.
     """
-    grid, bound = layer.grid, 1 / math.sqrt(layer.inputs)
-    knots = torch.linspace(grid.low, grid.high, grid.intervals + 1, dtype=torch.float64)
-    fit = torch.linalg.pinv(b_spline(knots, grid)).float()
-    noise = draw.uniform((layer.inputs, grid.intervals + 1, layer.outputs), 0.5 * 0.1 / grid.intervals)
-    spline = torch.einsum("kg,igo->iko", fit, noise).flatten(0, 1)
-    base = draw.uniform((_splits(layer)[1], layer.outputs), bound)
-    found = {"weight": torch.cat([spline, base])}
+    found = _with_base(layer, draw, _spline_noise(layer.grid, draw, layer.inputs, layer.outputs).flatten(0, 1))
     if layer.scaler:
-        found["scaler"] = draw.uniform((layer.inputs, layer.outputs), bound)
-    return found
+        found["scaler"] = draw.uniform((layer.inputs, layer.outputs), 1 / math.sqrt(layer.inputs))
+    return found | _norm_and_bias(layer, draw, layer.inputs)
 
 
 def as_fast_kan(layer: LayerSpec, draw: Draw) -> dict[str, Tensor]:
     """fast-kan's start: spline weights normal with std 0.1, cut at 2; the base branch as `torch.nn.Linear`."""
-    radial, base = _splits(layer)
-    spline = draw.truncated_normal((radial, layer.outputs), 0.1)
-    silu = draw.uniform((base, layer.outputs), 1 / math.sqrt(base))
-    return {"weight": torch.cat([spline, silu])} | _norm_and_bias(layer, draw, base)
+    spline = draw.truncated_normal((layer.inputs * layer.widths[0], layer.outputs), 0.1)
+    return _with_base(layer, draw, spline) | _norm_and_bias(layer, draw, layer.inputs)
 
 
 def as_faster_kan(layer: LayerSpec, draw: Draw) -> dict[str, Tensor]:
     """faster-kan's start: Xavier-uniform spline weights."""
-    bound = math.sqrt(6 / (layer.features + layer.outputs))
-    return {"weight": draw.uniform((layer.features, layer.outputs), bound)} | _norm_and_bias(
-        layer, draw, layer.features
-    )
+    features = layer.inputs * layer.widths[0]
+    spline = draw.uniform((features, layer.outputs), math.sqrt(6 / (features + layer.outputs)))
+    return _with_base(layer, draw, spline) | _norm_and_bias(layer, draw, layer.inputs)
+
+
+def as_fourier_kan(layer: LayerSpec, draw: Draw) -> dict[str, Tensor]:
+    """FR-KAN's start: coefficients normal with std 1 / sqrt(inputs frequencies), biases zero."""
+    std = 1 / math.sqrt(layer.inputs * layer.grid.intervals)
+    found = _with_base(layer, draw, draw.normal((layer.inputs * layer.widths[0], layer.outputs), std))
+    return found | _norm_and_bias(layer, draw, layer.inputs) | {"bias": torch.zeros(layer.outputs)}
+
+
+def as_cheby_kan(layer: LayerSpec, draw: Draw) -> dict[str, Tensor]:
+    """ChebyKAN's start: coefficients normal with std 1 / (inputs (degree + 1))."""
+    features = layer.inputs * layer.widths[0]
+    found = _with_base(layer, draw, draw.normal((features, layer.outputs), 1 / features))
+    return found | _norm_and_bias(layer, draw, layer.inputs)
+
+
+def as_kanbefair(layer: LayerSpec, draw: Draw) -> dict[str, Tensor]:
+    """KANbeFair's start: linear maps as `torch.nn.Linear`, splines through noise, polynomials' coefficients normal.
+
+    Where a unit has an activation beside its spline, the activation's coefficient starts at one.
+    """
+    found = as_torch_linear(layer, draw)
+    if layer.units and layer.branches[0].basis != "b_spline":
+        found["unit"] = draw.normal((layer.units, sum(layer.widths)), 1.0)
+    elif layer.units:
+        spline = _spline_noise(layer.grid, draw, layer.inputs, 1).squeeze(2)
+        found["unit"] = torch.cat([spline, torch.ones(layer.inputs, sum(layer.widths[1:]))], 1)
+    return found
 
 
 STARTS: dict[str, Callable[[LayerSpec, Draw], dict[str, Tensor]]] = {
@@ -99,6 +141,9 @@ STARTS: dict[str, Callable[[LayerSpec, Draw], dict[str, Tensor]]] = {
     "efficient_kan": as_efficient_kan,
     "fast_kan": as_fast_kan,
     "faster_kan": as_faster_kan,
+    "fourier_kan": as_fourier_kan,
+    "cheby_kan": as_cheby_kan,
+    "kanbefair": as_kanbefair,
 }
 
 
@@ -107,11 +152,15 @@ def start(config: HeadConfig, network: NetworkSpec) -> dict[str, Tensor]:
     shapes = {name: list(shape) for name, shape in network.shapes().items()}
     name = hash_json({"seed": config.seed, "head": config.head, "starts": config.starts, "shapes": shapes})
     draw = Draw(torch.Generator().manual_seed(int(name[:15], 16)))
-    rule = STARTS[HEADS[config.head].package_start if config.starts == "package" else "torch_linear"]
+    stacks = HEADS[config.head].stacks or (config.head,)
+    package = config.starts == "package"
     return {
         f"layers.{index}.{name}": tensor
-        for index, layer in enumerate(network.layers)
-        for name, tensor in rule(layer, draw).items()
+        for family, chain in zip(stacks, network.chains, strict=True)
+        for index in chain
+        for name, tensor in STARTS[HEADS[family].package_start if package else "torch_linear"](
+            network.layers[index], draw
+        ).items()
     }
 
 

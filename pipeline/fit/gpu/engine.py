@@ -25,7 +25,9 @@ FEW_ROWS = 4
 def supports(network: NetworkSpec, batch_size: int) -> bool:
     """Whether the kernels cover a network: one or two layers, no norm in front, at most two bases a layer."""
     layers = network.layers
-    simple = all(not layer.normed and len(layer.branches) <= 2 and layer.widths[-1:] <= (8,) for layer in layers)
+    if network.stacks > 1 or not all(branch.basis in KINDS for layer in layers for branch in layer.branches):
+        return False
+    simple = all(not layer.inner and len(layer.branches) <= 2 and layer.widths[-1:] <= (8,) for layer in layers)
     second = all(len(layer.branches) == 1 or layer.widths[1] == 1 for layer in layers)
     # The scaler's kernels regroup a tile by input, which needs a power of two.
     scaler = all(not layer.scaler or layer.widths[0] & (layer.widths[0] - 1) == 0 for layer in layers)
