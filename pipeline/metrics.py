@@ -8,7 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["METRICS", "classification_metrics", "metric_value", "regression_metrics"]
+__all__ = [
+    "METRICS",
+    "classification_metrics",
+    "confusion_counts",
+    "count_metrics",
+    "metric_value",
+    "regression_metrics",
+]
 
 METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr", "rmse", "r2")
 
@@ -32,14 +39,19 @@ def classification_metrics(predicted: np.ndarray, labels: np.ndarray, classes: i
     `predicted` is [heads, rows] and `labels` [rows], both class numbers; every row must be labelled.
     Matthews correlation for any number of classes after Gorodkin (2004), as scikit-learn computes it.
     """
-    counts = confusion_counts(predicted, labels, classes).astype(np.float64)
+    return count_metrics(confusion_counts(predicted, labels, classes))
+
+
+def count_metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The metrics of :func:`classification_metrics` from confusion counts [heads, true class, predicted class]."""
+    counts = counts.astype(np.float64)
     total = counts.sum((1, 2))
     right = np.trace(counts, axis1=1, axis2=2)
     true, guessed = counts.sum(2), counts.sum(1)
     covariance = right * total - (true * guessed).sum(1)
     spread = np.sqrt((total**2 - (true**2).sum(1)) * (total**2 - (guessed**2).sum(1)))
     found = {"accuracy": _ratio(right, total), "matthews_correlation": _ratio(covariance, spread)}
-    if classes == 2:
+    if counts.shape[1] == 2:
         hits = counts[:, 1, 1]
         found["f1"] = _ratio(2 * hits, true[:, 1] + guessed[:, 1])
     return found

@@ -1,0 +1,1 @@
+"""Statistics over a sweep, in words, pictures and one HTML file."""
