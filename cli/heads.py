@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from cli.common import KanglueCommand, comma_separated, emit
-from cli.options import cache_option, device_option, given, head_options, results_option
+from cli.options import cache_option, device_option, given, head_options, match_options, results_option
 from cli.table import show
 
 __all__ = ["run", "sweep"]
@@ -50,6 +50,7 @@ def run(as_json: bool, **options: Any) -> None:
 @click.option("--features", callback=comma_separated, metavar="F,..", help="Features.  [each encoder's default]")
 @click.option("--protocol", callback=comma_separated, metavar="P,..", help="clean, published.  [clean]")
 @click.option("--seeds", metavar="A:B", help="Replicates, half-open: 0:10 is ten seeds.  [0]")
+@match_options
 @head_options(several=True)
 @cache_option
 @results_option

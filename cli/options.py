@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-__all__ = ["Numbers", "Values", "cache_option", "device_option", "given", "head_options", "results_option"]
+__all__ = [
+    "Numbers",
+    "Values",
+    "cache_option",
+    "device_option",
+    "given",
+    "head_options",
+    "match_options",
+    "results_option",
+]
 
 
 class Values(click.ParamType):
@@ -81,6 +90,19 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
         return command
 
     return apply
+
+
+def match_options(command: Any) -> Any:
+    """The options that size every family of a sweep to one budget."""
+    for decorator in (
+        click.option("--cost", metavar="counted|kanbefair", help="Whose counts --match goes by.  [counted]"),
+        click.option(
+            "--budget", type=int, metavar="N", help="Parameters or FLOPs a row for --match.  [first family's]"
+        ),
+        click.option("--match", metavar="none|params|flops", help="Scale --hidden to one budget for all.  [none]"),
+    ):
+        command = decorator(command)
+    return command
 
 
 cache_option = click.option("--cache", default="cache", show_default=True, metavar="DIR", help="Folder of caches.")

@@ -15,26 +15,36 @@ __all__ = ["show", "table"]
 @click.option("--head", callback=comma_separated, metavar="H,..", help="Only these families.")
 @click.option("--encoder", callback=comma_separated, metavar="E,..", help="Only these encoders.")
 @click.option("--csv", "as_csv", is_flag=True, help="Write CSV to standard output, a row for each head.")
+@click.option("--cost", metavar="counted|kanbefair", help="kanbefair: their counts beside ours.  [counted]")
 @click.option("--sql", metavar="SELECT", help="Ask the database (docs/results.md) instead; it is only read.")
 @cache_option
 @results_option
-def table(as_json: bool, as_csv: bool, sql: str | None, cache: str, results: str, **filters: Any) -> None:  # noqa: ARG001 - every command takes --cache
+def table(
+    as_json: bool,
+    as_csv: bool,
+    cost: str | None,
+    sql: str | None,
+    cache: str,  # noqa: ARG001 - every command takes --cache
+    results: str,
+    **filters: Any,
+) -> None:
     """Sum up the stored heads, a line for each kind, over its seeds; --json and --csv list every head.
 
     \b
     Examples: python fit_heads.py table --task mrpc
               python fit_heads.py table --sql "select head, count(*) from heads group by head"
     """
+    from pipeline.sweep.costs import with_costs
     from pipeline.sweep.query import query
     from pipeline.sweep.results import Results
     from pipeline.sweep.table import flat
 
-    where = given(filters)
+    where, counts = given(filters), given({"cost": cost})
     if as_json and as_csv:
         raise click.UsageError("--csv and --json exclude each other.")
     if sql is not None:
-        if where:
-            raise click.UsageError("--sql takes no --task, --head or --encoder: say it in the SELECT.")
+        if where or counts:
+            raise click.UsageError("--sql takes no --task, --head, --encoder or --cost: say it in the SELECT.")
         names, rows = query(results, sql)
         if as_json:
             emit([dict(zip(names, row, strict=True)) for row in rows], as_json)
@@ -44,16 +54,16 @@ def table(as_json: bool, as_csv: bool, sql: str | None, cache: str, results: str
             _print(names, rows)
     elif as_json or as_csv:
         with Results(results) as store:
-            heads = store.heads(where)
+            heads = with_costs(store, store.heads(where), **counts)
         if as_json:
             emit(heads, as_json)
         else:
             _write_csv(*flat(heads))
     else:
-        show(results, where)
+        show(results, where, **counts)
 
 
-def show(results: str, where: dict[str, Any]) -> None:
+def show(results: str, where: dict[str, Any], **counts: Any) -> None:
     """Print the summary table of some heads."""
     from rich.console import Console
 
@@ -61,7 +71,7 @@ def show(results: str, where: dict[str, Any]) -> None:
     from pipeline.sweep.table import render, summarise
 
     with Results(results) as store:
-        lines = summarise(store, where)
+        lines = summarise(store, where, **counts)
     if lines:
         Console(width=None if Console().is_terminal else 160).print(render(lines))
     else:

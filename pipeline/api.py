@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ResultsError
+from pipeline.sweep.costs import with_costs
 from pipeline.sweep.results import Results
 from pipeline.sweep.run import SweepResult, heads_folder, run_sweep
 from pipeline.sweep.spec import Product, product_from, read_spec
@@ -24,7 +25,9 @@ class FitResult:
     """One trained head (document of `fit_heads.py run --json`).
 
     `metrics` maps reported splits, and `selection` the selection rows, to GLUE's metrics; `epoch` counts from 1;
-    `fit_seconds` is the head's share of its pack's time; `trained` is false where the head was stored already.
+    `flops` are one row's forward, `training_flops` one row's in a step (`pipeline.heads.cost`; `None` where the cache's
+    heads all diverged); `fit_seconds` is the head's share of its pack's time; `trained` is false where the head was
+    stored already.
     """
 
     id: str
@@ -38,6 +41,7 @@ class FitResult:
     epoch: int
     parameters: int
     flops: int
+    training_flops: int | None
     fit_seconds: float
     status: str
     diverged_at: int | None
@@ -63,7 +67,7 @@ def fit(
     table |= {name: value for name, value in (("encoder", encoder), ("features", features)) if value is not None}
     done = run_sweep([product_from(table, "fit")], cache=Path(cache), results=Path(results), device=device)
     with Results(results) as store:
-        document = store.heads({"id": done.ids[0]})[0]
+        (document,) = with_costs(store, store.heads({"id": done.ids[0]}))
     return FitResult(
         **{name: document[name] for name in FitResult.__dataclass_fields__ if name != "trained"},
         trained=bool(done.trained),

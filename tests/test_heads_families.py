@@ -146,7 +146,7 @@ def test_flops_hold_the_products_that_a_profiler_counts(family, scaler):
     rest = 0
     for layer in network.layers:
         elementwise = sum(BASES[branch.basis].flops(layer.grid) for branch in layer.branches)
-        rest += layer.inputs * (elementwise + (2 * sum(layer.widths) if layer.units else 0))
+        rest += layer.inputs * (elementwise + (2 * sum(layer.widths) - 1 if layer.units else 0))
         rest += layer.outputs if layer.bias else 0
         rest += 8 * layer.inputs * layer.normed
         if layer.scaler:

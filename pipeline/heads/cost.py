@@ -1,10 +1,35 @@
-"""What a head costs: trained parameters, and floating-point operations for one row forward."""
+"""What a head costs: trained parameters, and floating-point operations (FLOPs) of a forward pass and of training.
+
+**Matrix products** cost two operations a weight and row; `torch.utils.flop_counter` counts the same, and the tests hold
+the formulas to it. **Elementwise work**, which no profiler counts, is counted by hand from the formulas that
+`pipeline.heads.bases` computes: every addition, product, comparison, division, root, exp, tanh and erf is one
+operation, as in Hunger, Floating Point Operations in Matrix-Vector Calculus (2007). A basis's count stands beside it in
+`pipeline.heads.network.BASES`; a layer norm (Ba, Kiros and Hinton 2016) takes eight operations an input: mean (1),
+centring (1), square and sum (2), division by the root (1), trained scale and shift (2), and one for its share of the
+root and of the two divisions by the width. A learned function of a unit (bspline_mlp) sums w values: 2 w - 1.
+
+**Training** is what one step of AdamW does on a minibatch of B rows (`pipeline.fit.step`, `pipeline.fit.optimiser`):
+
+- forward, with a separate scaler applied to the weights once a step, not once a row;
+- loss and its gradient by the logits: five operations a logit (largest value off, exp, sum, division, target off);
+- backward: the weights' gradient (2 a weight and row), the bias's (1 a logit or unit and row), and, wherever something
+  trained lies in front of an expansion, the expansion's gradient (2 a weight and row) and twice its elementwise work
+  (two operations of the chain rule for one of the formula: the bound of Baur and Strassen, Theoretical Computer Science
+  1983, and the convention of Kaplan et al., arXiv 2001.08361); the scaler's own gradient takes three a spline weight;
+- optimiser: seventeen a parameter: the clipped gradient's norm and factor (3), first moment (3), second moment (4),
+  root, correction, epsilon, quotient (4), rate and subtraction (2), decay (1) (AdamW, arXiv 1711.05101).
+
+The original packages' own bookkeeping (masks, regularisers, Cox-de Boor in as many passes as the order) is not charged:
+a family is charged for its formula, computed once an input and not once an edge.
+"""
 
 import math
 
 from pipeline.heads.network import BASES, LayerSpec, NetworkSpec
 
-__all__ = ["forward_flops", "parameters"]
+__all__ = ["forward_flops", "parameters", "product_flops", "training_flops"]
+
+NORM_FLOPS, LOSS_FLOPS, OPTIMISER_FLOPS = 8, 5, 17
 
 
 def parameters(network: NetworkSpec) -> int:
@@ -12,18 +37,55 @@ def parameters(network: NetworkSpec) -> int:
     return sum(math.prod(shape) for shape in network.shapes().values())
 
 
-def _layer_flops(layer: LayerSpec) -> int:
-    """Products count two a weight; elementwise work as each basis declares it; a layer norm eight an input.
+def _products(layer: LayerSpec) -> int:
+    return 2 * layer.features * layer.outputs
 
-    The norm's eight: mean (1), centre (1), square and sum (2), scale by the root (1), trained scale and shift (2), and
-    one for the shares of the root and divisions.
-    """
-    elementwise = sum(BASES[branch.basis].flops(layer.grid) for branch in layer.branches) + 8 * layer.normed
-    elementwise += 2 * sum(layer.widths) if layer.units else 0
-    scaler = layer.inputs * layer.widths[0] * layer.outputs if layer.scaler else 0
-    return layer.inputs * elementwise + 2 * layer.features * layer.outputs + layer.bias * layer.outputs + scaler
+
+def _elementwise(layer: LayerSpec) -> int:
+    """Operations for one row in front of the linear map: the bases, the norm and the learned functions' sums."""
+    bases = sum(BASES[branch.basis].flops(layer.grid) for branch in layer.branches)
+    sums = 2 * sum(layer.widths) - 1 if layer.units else 0
+    return layer.inputs * (bases + NORM_FLOPS * layer.normed + sums)
+
+
+def _scaled(layer: LayerSpec) -> int:
+    """Weights that a separate scaler multiplies."""
+    return layer.inputs * layer.widths[0] * layer.outputs if layer.scaler else 0
+
+
+def _reached(network: NetworkSpec) -> list[tuple[LayerSpec, bool]]:
+    """Every layer, and whether a gradient goes through its expansion: to layers below, or to its own norm or units."""
+    return [
+        (network.layers[index], index > chain.start or bool(network.layers[index].inner))
+        for chain in network.chains
+        for index in chain
+    ]
+
+
+def product_flops(network: NetworkSpec, *, training: bool = False) -> int:
+    """The matrix products' share of one row forward, or forward and backward: what a profiler counts."""
+    return sum(_products(layer) * (2 + reached if training else 1) for layer, reached in _reached(network))
+
+
+def _stack_sums(network: NetworkSpec) -> int:
+    return (network.stacks - 1) * network.outputs
 
 
 def forward_flops(network: NetworkSpec) -> int:
-    """Floating-point operations of one row's forward pass, elementwise work included."""
-    return sum(map(_layer_flops, network.layers)) + (network.stacks - 1) * network.outputs
+    """FLOPs of one row's forward pass by itself, elementwise work included."""
+    layers = network.layers
+    rows = sum(_products(one) + _elementwise(one) + one.bias * one.outputs + _scaled(one) for one in layers)
+    return rows + _stack_sums(network)
+
+
+def training_flops(network: NetworkSpec, batch_size: int) -> int:
+    """FLOPs of one row of a training step: forward, loss, backward, and its share of the optimiser.
+
+    The share is 1 / `batch_size` of what a step does once, rounded to a whole number.
+    """
+    row, once = LOSS_FLOPS * network.outputs + _stack_sums(network), OPTIMISER_FLOPS * parameters(network)
+    for layer, reached in _reached(network):
+        row += _products(layer) * (2 + reached) + _elementwise(layer) * (1 + 2 * reached)
+        row += 2 * layer.bias * layer.outputs
+        once += 4 * _scaled(layer)
+    return row + round(once / batch_size)

@@ -39,10 +39,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Basis:
-    """How many values a basis makes of one input, and its elementwise operations for them.
-
-    Each of exp, tanh and division counts as one operation.
-    """
+    """How many values a basis makes of one input, and its elementwise operations for them (see `heads.cost`)."""
 
     width: Callable[[Grid], int]
     flops: Callable[[Grid], int]
@@ -55,10 +52,10 @@ def _one(flops: int) -> Basis:
 BASES: dict[str, Basis] = {
     "identity": _one(0),
     "relu": _one(1),
-    "gelu": _one(8),
-    "silu": _one(4),
+    "gelu": _one(5),  # x 0.5 (1 + erf(x / sqrt 2))
+    "silu": _one(4),  # x / (1 + exp(-x))
     "tanh": _one(1),
-    "sigmoid": _one(3),
+    "sigmoid": _one(4),
     "square_relu": _one(2),
     **{
         f"polynomial{degree}": Basis(lambda _, width=degree + 1: width, lambda _, flops=degree - 1: flops)
@@ -71,9 +68,9 @@ BASES: dict[str, Basis] = {
     ),
     "radial": Basis(lambda g: g.centres, lambda g: 5 * g.centres),
     "switch": Basis(lambda g: g.centres, lambda g: 5 * g.centres),
-    # Multiples of x, and a cosine and a sine of each; tanh, then two operations for each T_n from n = 2 on.
+    # Multiples of x, and a cosine and a sine of each; tanh, then T_n = 2 x T_{n-1} - T_{n-2} from n = 2 on.
     "fourier": Basis(lambda g: 2 * g.intervals, lambda g: 3 * g.intervals),
-    "chebyshev": Basis(lambda g: g.order + 1, lambda g: 1 + 2 * (g.order - 1)),
+    "chebyshev": Basis(lambda g: g.order + 1, lambda g: 1 + 3 * (g.order - 1)),
 }
 
 

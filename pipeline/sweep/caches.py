@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
 from pipeline.heads.config import FEATURES
-from pipeline.store import open_cache
+from pipeline.store import SplitView, open_cache
 from pipeline.tasks import TASKS, Task, own_task
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ DEFAULT_ENCODER = "bert-base-cased"
 
 @dataclass(frozen=True)
 class CacheRef:
-    """A cache that was opened and checked once: what a sweep needs to name its heads."""
+    """A cache that was opened and checked once: what a sweep needs to name its heads, and to size them.
+
+    `features` are the features that it holds for every split, `widths` how wide each is.
+    """
 
     path: Path
     task: Task
@@ -32,7 +35,13 @@ class CacheRef:
     fingerprint: str
     default_feature: str
     features: tuple[str, ...]
+    widths: Mapping[str, int]
     attributes: Mapping[str, Any]
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a head: classes, or 1 for regression."""
+        return 1 if self.task.labels is None else len(self.task.labels)
 
     def feature(self, name: str | None) -> str:
         """The feature that `name` means, the encoder's default for `None`; `UnknownNameError` if it is not stored."""
@@ -75,17 +84,19 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
         # A task of the user's own may bear a GLUE task's name; its labels tell.
         if known is None or known.labels != (None if labels is None else tuple(labels)):
             known = own_task(attributes["task"], None if labels is None else tuple(labels), pair=pair)
+        features = tuple(
+            name
+            for name, parts in FEATURES.items()
+            if all(part in cache[split].names for split in cache.splits for part in parts)
+        )
         return CacheRef(
             path=path,
             task=known,
             encoder=attributes["encoder"],
             fingerprint=attributes["fingerprint"],
             default_feature=attributes["default_feature"],
-            features=tuple(
-                name
-                for name, parts in FEATURES.items()
-                if all(part in cache[split].names for split in cache.splits for part in parts)
-            ),
+            features=features,
+            widths={name: _width(cache[cache.splits[0]], name) for name in features},
             # What a saved head must know to take texts; without texts in the cache nothing tells.
             attributes=attributes | {"pair": known.pair if pair or known.rows or "text" in names else None},
         )
@@ -97,6 +108,12 @@ def _folder(encoder: str) -> str:
 
         return resolve(encoder).name
     return encoder.replace("/", "--")
+
+
+def _width(split: SplitView, name: str) -> int:
+    """How wide a feature is, without reading it."""
+    width = split.datasets[FEATURES[name][0]].shape[1]
+    return 4 * width if name == "siamese" else width
 
 
 def assemble(name: str, read: Callable[[str], Any]) -> np.ndarray:

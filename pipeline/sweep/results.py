@@ -233,6 +233,12 @@ class Results:
             documents.append(document)
         return documents
 
+    def classes(self) -> dict[str, int]:
+        """Outputs of the heads of each cache, by its fingerprint; caches whose heads all diverged are not there."""
+        return dict(
+            self._run("SELECT DISTINCT fingerprint, classes FROM heads JOIN outputs ON outputs.head_id = heads.id")
+        )
+
     def outputs(self, head: str, split: str) -> np.ndarray:
         """A head's outputs [rows, classes], float32, on a reported split."""
         rows = self._run("SELECT rows, classes, float32 FROM outputs WHERE head_id = ? AND split = ?", (head, split))

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.heads.config import HeadConfig, identity
+from pipeline.heads.match import Match, Matching
+from pipeline.heads.match import describe as describe_matches
 from pipeline.heads.resolve import resolve
 from pipeline.metrics import classification_metrics
-from pipeline.progress import bar
+from pipeline.progress import bar, say
 from pipeline.sweep.caches import CacheRef, find_cache, load_data
 from pipeline.sweep.results import SELECTION, Results
 from pipeline.sweep.spec import Product
@@ -33,16 +35,20 @@ CPU_PACK = 16
 
 @dataclass(frozen=True)
 class PlannedHead:
-    """One head of a sweep: its name, its configuration and its cache."""
+    """One head of a sweep: its name, its configuration, its cache, and how its widths were chosen if that was asked."""
 
     id: str
     config: HeadConfig
     cache: CacheRef
+    match: Match | None = None
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep did (document of `fit_heads.py sweep --json`); `ids` are all its heads, trained now or before."""
+    """What a sweep did (document of `fit_heads.py sweep --json`).
+
+    `ids` are all its heads, trained now or before; `matched` says what widths `--match` chose.
+    """
 
     heads: int
     trained: int
@@ -52,10 +58,12 @@ class SweepResult:
     seconds: float
     results: str
     ids: tuple[str, ...]
+    matched: tuple[Match, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """Plain JSON, without the ids."""
-        return {name: value for name, value in asdict(self).items() if name != "ids"}
+        """Plain JSON, without the ids; `matched` is there where matching was asked for."""
+        plain = {name: value for name, value in asdict(self).items() if name not in ("ids", "matched")}
+        return plain | ({"matched": [one.document() for one in self.matched]} if self.matched else {})
 
 
 def heads_folder(results: Path) -> Path:
@@ -79,14 +87,32 @@ def plan(products: Iterable[Product], cache: Path) -> list[PlannedHead]:
 
 
 def _heads_on(ref: CacheRef, product: Product) -> Iterable[PlannedHead]:
+    matching = Matching(product.match, product.budget, product.cost)
     for asked in product.features:
         feature = ref.feature(asked)
-        for head in product.head:
-            for protocol, options in product.combinations():
-                shape = resolve(head, seed=0, features=feature, protocol=protocol, options=options)
-                for seed in product.seeds:
-                    config = replace(shape, seed=seed)
-                    yield PlannedHead(identity(config, ref.fingerprint), config, ref)
+        shapes: list[tuple[HeadConfig, Match | None]] = [
+            (resolve(head, seed=0, features=feature, protocol=protocol, options=options), None)
+            for head in product.head
+            for protocol, options in product.combinations()
+        ]
+        if product.match != "none":
+            shapes = matching.size(
+                [shape for shape, _ in shapes], _reference(product, feature), ref.widths[feature], ref.outputs
+            )
+        for shape, match in shapes:
+            for seed in product.seeds:
+                config = replace(shape, seed=seed)
+                yield PlannedHead(identity(config, ref.fingerprint), config, ref, match)
+
+
+def _reference(product: Product, feature: str) -> HeadConfig | None:
+    """The head whose cost is the budget: the first family with widths, with the first value of every option."""
+    protocol, options = product.combinations()[0]
+    for head in product.head:
+        shape = resolve(head, seed=0, features=feature, protocol=protocol, options=options)
+        if shape.hidden is not None:
+            return shape
+    return None
 
 
 def run_sweep(
@@ -108,6 +134,9 @@ def run_sweep(
         known = store.known(head.id for head in heads)
         todo = [head for head in heads if head.id not in known]
         on_plan(len(heads), len(known))
+        matched = tuple(dict.fromkeys(head.match for head in heads if head.match is not None))
+        for line in describe_matches(matched):
+            say(line)
         diverged = _train(todo, store, results, device) if todo else 0
     return SweepResult(
         heads=len(heads),
@@ -118,6 +147,7 @@ def run_sweep(
         seconds=time.perf_counter() - begin,
         results=str(results),
         ids=tuple(head.id for head in heads),
+        matched=matched,
     )
 
 

@@ -18,6 +18,9 @@ HEAD_OPTIONS = tuple(
 )
 #: An option whose single value is a list already: a list of it is a list of lists.
 _SEQUENCES = ("hidden", "grid_range")
+#: Keys that hold for a product as a whole, and their types.
+_SCALARS: dict[str, type] = {"match": str, "budget": int, "cost": str}
+_KINDS = {str: "one word", int: "a whole number"}
 
 
 def parse_seeds(text: str | int | Iterable[int]) -> tuple[int, ...]:
@@ -41,6 +44,7 @@ class Product:
     """One product of a sweep: every combination of tasks, encoders, features, heads, options and seeds.
 
     `features` may hold `None`, the encoder's default. `options` maps names of `HeadConfig` to the values to try.
+    `match`, `budget` and `cost` are those of `pipeline.heads.match.Matching`.
     """
 
     task: tuple[str, ...]
@@ -50,6 +54,9 @@ class Product:
     protocol: tuple[str, ...] = ("clean",)
     seeds: tuple[int, ...] = (0,)
     options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    match: str = "none"
+    budget: int | None = None
+    cost: str = "counted"
 
     def __post_init__(self) -> None:
         for name in ("task", "head", "encoder", "features", "protocol", "seeds"):
@@ -74,12 +81,12 @@ def _listed(name: str, value: Any) -> tuple[Any, ...]:
 
 def product_from(table: Mapping[str, Any], where: str) -> Product:
     """A product from option names and values (a table of a specification). Raises `ConfigError` on unknown names."""
-    own = ("task", "head", "encoder", "features", "protocol", "seeds")
+    own = ("task", "head", "encoder", "features", "protocol", "seeds", *_SCALARS)
     keys = {name.replace("-", "_"): value for name, value in table.items()}
     for name in keys:
         if name not in (*own, *HEAD_OPTIONS):
             raise UnknownNameError(f"key of {where}", name, (*own, *HEAD_OPTIONS))
-    given = {name: _listed(name, keys[name]) for name in own if name in keys and name != "seeds"}
+    given = {name: _listed(name, keys[name]) for name in own if name in keys and name not in ("seeds", *_SCALARS)}
     for name, values in given.items():
         if not all(isinstance(value, str) or (value is None and name in ("encoder", "features")) for value in values):
             raise ConfigError(f"{where}: expected words for {name!r}, found {keys[name]!r}")
@@ -88,6 +95,13 @@ def product_from(table: Mapping[str, Any], where: str) -> Product:
     for name in ("task", "head"):
         if name not in given:
             raise ConfigError(f"{where}: expected the key {name!r}, found {', '.join(table) or 'none'}")
+    for name, kind in _SCALARS.items():
+        value = keys.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ConfigError(f"{where}: expected {_KINDS[kind]} for {name!r}, found {value!r}")
+        given[name] = value
     return Product(**given, options={name: _listed(name, keys[name]) for name in HEAD_OPTIONS if name in keys})
 
 

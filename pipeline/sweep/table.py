@@ -2,12 +2,15 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from pipeline.heads.match import COSTS
 from pipeline.metrics import metric_value
+from pipeline.sweep.costs import with_costs
 from pipeline.sweep.results import SELECTION, Results
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ class Line:
     `mean`, `std` and the 95% interval `low` to `high` (Student's t) are of the task's main metric over the `n` trained
     heads; the last three are `None` for fewer than two. `selection` is the mean on the rows that chose the epoch,
     `majority` what always guessing the training split's largest class scores; `variant` names options that tell the
-    line from its like. `ids`, `seeds`, `scores` and `seconds` are those of the trained heads, in the same order.
+    line from its like, and `trials` counts such variants of its family there. `ids`, `seeds`, `scores` and `seconds`
+    are those of the trained heads, in the same order.
     """
 
     task: str
@@ -48,9 +52,12 @@ class Line:
     majority: float | None
     parameters: int
     flops: int
+    training_flops: int | None
     fit_seconds: float
     n_train: int
     diverged: int
+    trials: int
+    kanbefair: tuple[int | None, int | None] | None
     config: Mapping[str, Any]
     ids: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -103,20 +110,24 @@ def _variants(groups: Mapping[tuple[str, ...], Sequence[dict[str, Any]]]) -> dic
     }
 
 
-def summarise(results: Results, where: Mapping[str, Any] | None = None) -> list[Line]:
-    """Lines for the heads that `where` (columns of `heads`) admits, best first within each task and split."""
+def summarise(results: Results, where: Mapping[str, Any] | None = None, cost: str = COSTS[0]) -> list[Line]:
+    """Lines for the heads that `where` (columns of `heads`) admits, best first within each task and split.
+
+    With `cost` kanbefair, `kanbefair` is KANbeFair's (parameters, FLOPs) of each line.
+    """
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for head in results.heads(where):
+    for head in with_costs(results, results.heads(where), cost):
         shape = {name: value for name, value in head["config"].items() if name != "seed"}
         columns = (*PLACE[:-1], "head")
         groups.setdefault((*(head[name] for name in columns), json.dumps(shape)), []).append(head)
     variants, baselines = _variants(groups), results.baselines()
+    trials = Counter(key[:-1] for key in groups)
     lines = []
     for key, heads in groups.items():
         trained = [head for head in heads if head["status"] == "trained"]
         for split in sorted({split for head in trained for split in head["metrics"]}) or [""]:
             base = baselines.get((heads[0]["fingerprint"], split), {})
-            lines.append(_line(heads, trained, split, variants[key], base))
+            lines.append(_line(heads, trained, split, variants[key], base, trials[key[:-1]]))
     order = ("task", "source", "encoder", "features", "protocol", "fingerprint", "split")
     return sorted(
         lines,
@@ -126,7 +137,7 @@ def summarise(results: Results, where: Mapping[str, Any] | None = None) -> list[
 
 def _line(
     heads: Sequence[Mapping[str, Any]], trained: Sequence[Mapping[str, Any]], split: str, variant: str,
-    baseline: Mapping[str, float | None],
+    baseline: Mapping[str, float | None], trials: int,
 ) -> Line:  # fmt: skip
     first = heads[0]
     metric = first["main_metric"]
@@ -149,9 +160,12 @@ def _line(
         majority=baseline.get(metric),
         parameters=first["parameters"],
         flops=first["flops"],
+        training_flops=first["training_flops"],
         fit_seconds=fmean(head["fit_seconds"] for head in heads),
         n_train=first["n_train"],
         diverged=sum(head["status"] == "diverged" for head in heads),
+        trials=trials,
+        kanbefair=(first["kanbefair_parameters"], first["kanbefair_flops"]) if "kanbefair_flops" in first else None,
         config=first["config"],
         ids=tuple(head["id"] for head in trained),
         seeds=tuple(head["seed"] for head in trained),
@@ -176,8 +190,11 @@ def render(lines: Sequence[Line], title: str = "") -> "Table":
     for name in context:
         table.add_column(name)
     table.add_column("metric", overflow="fold")
-    for name in ("mean ± std", "95% interval", "n", "majority", "- linear", "parameters", "fit s"):
-        table.add_column(name, justify="right", no_wrap=name != "n")
+    searched = ("trials",) if any(line.trials > 1 for line in lines) else ()
+    beside = ("parameters (KANbeFair)", "FLOPs (KANbeFair)") if any(line.kanbefair for line in lines) else ()
+    costs = ("parameters", "FLOPs", *beside, "fit s")
+    for name in ("mean ± std", "95% interval", "n", *searched, "majority", "- linear", *costs):
+        table.add_column(name, justify="right", no_wrap=name not in ("n", *beside))
     linear = {line.place: line.mean for line in lines if line.head == "linear" and line.mean is not None}
     previous = None
     for line in lines:
@@ -194,9 +211,12 @@ def render(lines: Sequence[Line], title: str = "") -> "Table":
             "all diverged" if line.mean is None else f"{line.mean:.4f} ± {_number(line.std)}",
             "-" if line.low is None else f"{line.low:.4f} to {line.high:.4f}",
             f"{line.n}" + (f" (+{line.diverged} diverged)" if line.diverged else ""),
+            *([f"{line.trials}"] if searched else []),
             _number(line.majority),
             "-" if gain is None or line.head == "linear" else f"{gain:+.4f}",
             f"{line.parameters:,}",
+            f"{line.flops:,}",
+            *("-" if count is None else f"{count:,}" for count in line.kanbefair or ()),
             f"{line.fit_seconds:.2f}",
         )
         table.add_row(*map(Text, cells))

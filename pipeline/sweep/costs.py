@@ -1,0 +1,60 @@
+"""What stored heads cost, worked out from their configurations: training FLOPs, and KANbeFair's counts beside ours."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.heads.config import HeadConfig
+from pipeline.heads.cost import parameters, training_flops
+from pipeline.heads.families import build_network
+from pipeline.heads.kanbefair import PublishedCost, published_cost
+from pipeline.heads.match import COSTS, WIDEST
+from pipeline.sweep.results import Results
+
+__all__ = ["with_costs"]
+
+NOT_KNOWN = PublishedCost(None, None)
+
+
+def _inputs(config: HeadConfig, outputs: int, count: int) -> int | None:
+    """How wide the features are that give a head its number of parameters; `None` where no width does."""
+    low, high = 1, WIDEST
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if parameters(build_network(config, middle, outputs)) < count else (low, middle)
+    return low if parameters(build_network(config, low, outputs)) == count else None
+
+
+def with_costs(results: Results, heads: Iterable[dict[str, Any]], cost: str = COSTS[0]) -> list[dict[str, Any]]:
+    """The documents of stored heads with `training_flops`, and with `cost` kanbefair with KANbeFair's counts as well.
+
+    `training_flops` is what `pipeline.heads.cost.training_flops` gives, one row of a step; theirs are
+    `kanbefair_parameters` and `kanbefair_flops`. Each is `None` where it cannot be known: a cache whose heads all
+    diverged, a head of a version that counted otherwise, a family that KANbeFair has no formula for.
+    """
+    if cost not in COSTS:
+        raise UnknownNameError("--cost", cost, COSTS)
+    classes, found = results.classes(), {}
+    documents = []
+    for head in heads:
+        shape = {name: value for name, value in head["config"].items() if name != "seed"}
+        key = (head["fingerprint"], json.dumps(shape))
+        if key not in found:
+            found[key] = _costs(head, classes.get(head["fingerprint"]))
+        own, published = found[key]
+        beside = {"kanbefair_parameters": published.parameters, "kanbefair_flops": published.flops}
+        documents.append(head | {"training_flops": own} | (beside if cost == "kanbefair" else {}))
+    return documents
+
+
+def _costs(head: dict[str, Any], outputs: int | None) -> tuple[int | None, PublishedCost]:
+    try:
+        config = HeadConfig.from_json(head["config"])
+        inputs = None if outputs is None else _inputs(config, outputs, head["parameters"])
+    except (ConfigError, KeyError, TypeError):  # a family or an option of another version: it can still be listed
+        inputs = None
+    if inputs is None:
+        return None, NOT_KNOWN
+    published = published_cost(config, inputs, outputs) or NOT_KNOWN
+    return training_flops(build_network(config, inputs, outputs), config.batch_size), published
