@@ -52,9 +52,11 @@ def test_blocks_of_a_reading_are_those_of_the_source(workers, folder, tmp_path, 
         # In order, and again from the middle, as a resumed run asks.
         for block in (("train", 0, size), ("train", size, 5000), ("validation", 0, 1), ("test", 0, 2048),
                       ("train", size, 5000)):  # fmt: skip
-            (rows, tokens), (expected, others) = spooled.get(*block), plain.get(*block)
-            assert rows == expected
-            assert all(isinstance(row, Row) for row in rows)
+            (columns, tokens), (expected, others) = spooled.get(*block), plain.get(*block)
+            assert len(columns) == block[2] - block[1]
+            assert columns.text.data == expected.text.data
+            assert columns.text_pair.data == expected.text_pair.data
+            assert np.array_equal(columns.label, expected.label)
             for name in ("ids", "types", "offsets"):
                 assert np.array_equal(getattr(tokens, name), getattr(others, name))
 

@@ -1,30 +1,71 @@
 """The datasets of a block that need no encoder: position, texts, label, length, and the fold of a feature."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.encode.tokens import LONE_SURROGATE
+from pipeline.errors import CacheError
 from pipeline.sources import Row
+from pipeline.store import Texts
 from pipeline.tasks import Task
 
-__all__ = ["fold", "plain_arrays"]
+__all__ = ["Columns", "columns_of", "fold", "joined_columns", "plain_arrays"]
 
 
-def plain_arrays(rows: Sequence[Row], lengths: np.ndarray, start: int, task: Task) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Columns:
+    """The columns of some rows as they are stored; `text_pair` is `None` where rows are single texts.
+
+    `label` is float64 [n]: a class, or a number. `places` is where the two sentences of each siamese pair are among the
+    rows that are encoded, int64 [n, 2].
+    """
+
+    text: Texts
+    text_pair: Texts | None
+    label: np.ndarray
+    places: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def columns_of(rows: Sequence[Row], places: np.ndarray | None = None) -> Columns:
+    """Rows as columns, texts as HDF5 can hold them: lone surrogates and zero characters become U+FFFD."""
+    pairs = [row.text_pair for row in rows]
+    return Columns(
+        _storable([row.text for row in rows]),
+        None if all(pair is None for pair in pairs) else _storable([pair or "" for pair in pairs]),
+        np.array([row.label for row in rows], np.float64),
+        places,
+    )
+
+
+def joined_columns(parts: Sequence[Columns]) -> Columns:
+    """Columns of consecutive rows as one."""
+    paired = any(part.text_pair is not None for part in parts)
+    return Columns(
+        Texts.joined([part.text for part in parts]),
+        Texts.joined([part.text_pair or Texts.of([""] * len(part)) for part in parts]) if paired else None,
+        np.concatenate([part.label for part in parts]),
+    )
+
+
+def plain_arrays(columns: Columns, lengths: np.ndarray, start: int, task: Task) -> dict[str, Any]:
     """`idx`, `text`, `text_pair` (of pairs), `label` and `length` of rows that begin at `start` of their split.
 
     `lengths` are the rows' tokens.
     """
     arrays: dict[str, Any] = {
-        "idx": np.arange(start, start + len(rows), dtype=np.int64),
-        "text": [_storable(row.text) for row in rows],
-        "label": np.array([row.label for row in rows], np.float32 if task.labels is None else np.int64),
+        "idx": np.arange(start, start + len(columns), dtype=np.int64),
+        "text": columns.text,
+        "label": columns.label.astype(np.float32 if task.labels is None else np.int64),
         "length": lengths.astype(np.int32),
     }
     if task.pair:
-        arrays["text_pair"] = [_storable(row.text_pair or "") for row in rows]
+        arrays["text_pair"] = columns.text_pair or Texts.of([""] * len(columns))
     return arrays
 
 
@@ -44,7 +85,8 @@ def fold(x: Any, size: int) -> Any:
     return out
 
 
-def _storable(text: str) -> str:
-    """The text as a string of HDF5 can hold it: lone surrogates and zero characters become U+FFFD."""
-    text = text.replace("\0", "\ufffd")
-    return text if text.isascii() else LONE_SURROGATE.sub("\ufffd", text)
+def _storable(texts: list[str]) -> Texts:
+    try:
+        return Texts.of(texts)
+    except CacheError:
+        return Texts.of([LONE_SURROGATE.sub("\ufffd", text.replace("\0", "\ufffd")) for text in texts])

@@ -7,11 +7,12 @@ hashed. The file is temporary and holds the texts alone.
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.encode.arrays import Columns, columns_of
 from pipeline.encode.request import Scanned, estimated_tokens
 from pipeline.encode.tokens import Tokens, encode, inputs_of
 from pipeline.encode.workers import Workers, backend_of
@@ -93,9 +94,9 @@ def spool_split(source: Source, split: str, max_length: int, path: str) -> _Spli
     return _Split(count, tokens, tuple(source.notes), pieces)
 
 
-def tokenise_piece(piece: Piece, state: str, types: bool) -> tuple[Sequence[tuple[object, ...]], Tokens]:
-    """In a worker: a piece's columns (texts, second texts, labels) and its tokens."""
+def tokenise_piece(piece: Piece, state: str, types: bool) -> tuple[Columns, Tokens]:
+    """In a worker: a piece's columns, as they are stored, and its tokens."""
     with open(piece.path, "rb") as file:
         file.seek(piece.offset)
-        columns = [tuple(column) for column in json.loads(file.read(piece.size))]
-    return columns, encode(backend_of(state), inputs_of(list(map(Row, *columns))), types=types)
+        rows = list(map(Row, *json.loads(file.read(piece.size))))
+    return columns_of(rows), encode(backend_of(state), inputs_of(rows), types=types)

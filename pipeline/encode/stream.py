@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from pipeline.encode.arrays import Columns, columns_of, joined_columns
 from pipeline.encode.spool import PIECE_ROWS, Reading, tokenise_piece
 from pipeline.encode.tokens import Tokeniser, Tokens, joined, sentences_of
 from pipeline.encode.workers import Workers
 from pipeline.errors import SourceError
-from pipeline.sources import Row, Source
+from pipeline.sources import Source
 
 __all__ = ["TokenStream"]
 
@@ -44,7 +45,7 @@ class TokenStream:
         self._queue: queue.Queue[Any] = queue.Queue()
         self._thread: threading.Thread | None = None
 
-    def get(self, split: str, start: int, stop: int) -> tuple[list[Row], Tokens]:
+    def get(self, split: str, start: int, stop: int) -> tuple[Columns, Tokens]:
         """Rows [start, stop) of a split; quick where it follows on the last one asked for. Raises `SourceError`."""
         if self._next != (split, start):
             self._restart(split, start)
@@ -53,17 +54,16 @@ class TokenStream:
             raise found
         if isinstance(found, list):
             parts = [future.result() for future in found]
-            rows = [row for columns, _ in parts for row in map(Row, *columns)]
-            tokens = joined([part for _, part in parts])
+            columns, tokens = joined_columns([part for part, _ in parts]), joined([part for _, part in parts])
         else:
-            rows, tokens = found
-        if len(rows) != stop - start:
+            columns, tokens = found
+        if len(columns) != stop - start:
             raise SourceError(
-                f"{split}: expected rows {start} to {stop}, found {len(rows)} of them: the data changed while it was "
+                f"{split}: expected rows {start} to {stop}, found {len(columns)}: the data changed while they were "
                 "read; run the same command again"
             )
         self._next = (split, stop) if stop < self._splits[split] else self._following(split)
-        return rows, tokens
+        return columns, tokens
 
     def _following(self, split: str) -> tuple[str, int] | None:
         names = list(self._splits)
@@ -99,11 +99,12 @@ class TokenStream:
                     for piece in pieces[at : at + step]
                 ]
 
-    def _read(self, split: str, start: int) -> Iterator[tuple[list[Row], Tokens]]:
+    def _read(self, split: str, start: int) -> Iterator[tuple[Columns, Tokens]]:
         for name in self._from(split):
             rows = itertools.islice(self._source.rows(name), start if name == split else 0, None)
             while piece := list(itertools.islice(rows, self.block_rows)):
-                yield piece, self._tokeniser(sentences_of(piece)[0] if self._siamese else piece)
+                sentences, places = sentences_of(piece) if self._siamese else (piece, None)
+                yield columns_of(piece, places), self._tokeniser(sentences)
 
     def _from(self, split: str) -> list[str]:
         """This split and those behind it."""

@@ -11,7 +11,7 @@ from pipeline.encode.blocks import Pending, start_block
 from pipeline.encode.load import Loaded
 from pipeline.encode.request import TaskRequest
 from pipeline.encode.stream import TokenStream
-from pipeline.encode.tokens import Tokens, sentences_of
+from pipeline.encode.tokens import Tokens
 from pipeline.progress import bar, say
 from pipeline.store import Block, CacheWriter
 
@@ -34,10 +34,9 @@ def encode_blocks(
     with bar(f"{request.attributes['task']} ({loaded.forward.path})", sum(request.splits.values()), "rows") as progress:
 
         def begin(block: Block) -> None:
-            rows, tokens = stream.get(block.split, block.start, block.stop)
-            lengths, places, datasets = tokens.lengths, None, block.datasets
-            if request.siamese:
-                _, places = sentences_of(rows)
+            columns, tokens = stream.get(block.split, block.start, block.stop)
+            lengths, places, datasets = tokens.lengths, columns.places, block.datasets
+            if places is not None:
                 lengths, datasets = lengths[places].sum(1), (request.default_feature,)
             pending = start_block(
                 loaded,
@@ -48,7 +47,7 @@ def encode_blocks(
                 batch_tokens=budget,
                 advance=progress.advance,
             )
-            arrays = plain_arrays(rows, lengths, block.start, request.source.task)
+            arrays = plain_arrays(columns, lengths, block.start, request.source.task)
             begun[block] = _Begun(arrays, tokens, pending, places)
 
         for block in writer.todo():

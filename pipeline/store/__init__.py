@@ -5,6 +5,7 @@ from pipeline.store.prune import Prunable, describe, find_prunable, list_caches,
 from pipeline.store.read import Cache, Ragged, SplitView, open_cache
 from pipeline.store.request import missing_datasets
 from pipeline.store.schema import ATTRIBUTES, DATASETS, SCHEMA, fingerprint
+from pipeline.store.texts import Texts
 from pipeline.store.verify import Report, verify
 from pipeline.store.write import BLOCK_ROWS, Block, CacheWriter
 
@@ -20,6 +21,7 @@ __all__ = [
     "Ragged",
     "Report",
     "SplitView",
+    "Texts",
     "describe",
     "find_prunable",
     "fingerprint",

@@ -8,7 +8,8 @@ import numpy as np
 from pipeline.errors import CacheError
 from pipeline.store.read import SplitView
 from pipeline.store.schema import LAST_HIDDEN
-from pipeline.store.stream import StreamSpec
+from pipeline.store.stream import Rows, StreamSpec
+from pipeline.store.texts import Texts
 
 __all__ = ["block_rows", "read_block"]
 
@@ -17,14 +18,14 @@ _VALUES, _OFFSETS = "last_hidden/values", "last_hidden/offsets"
 
 def block_rows(
     specs: Sequence[StreamSpec], rows: int, tokens_before: int | None, arrays: Mapping[str, Any]
-) -> dict[str, np.ndarray | list[bytes]]:
+) -> dict[str, Rows]:
     """The rows that each stream of a block gets: contiguous arrays of the stored dtype, or UTF-8 texts.
 
     `rows` is how many the block has; `tokens_before` how many tokens the split has before it, `None` at the split's
     beginning, where the offsets begin with 0. Raises `CacheError` for a missing array, a wrong shape or a dtype that
     does not convert without loss of kind (texts for numbers, numbers for texts).
     """
-    out: dict[str, np.ndarray | list[bytes]] = {}
+    out: dict[str, Rows] = {}
     for spec in specs:
         if spec.path == _OFFSETS:
             continue
@@ -59,15 +60,11 @@ def _array(spec: StreamSpec, given: Any) -> np.ndarray:
         return np.ascontiguousarray(given, spec.numpy_dtype)
 
 
-def _texts(spec: StreamSpec, given: Any) -> list[bytes]:
+def _texts(spec: StreamSpec, given: Any) -> Texts:
     try:
-        texts = [text.encode() for text in given]
-    except (AttributeError, TypeError, UnicodeEncodeError) as error:
-        raise CacheError(f"{spec.path}: expected a list of texts, found something else ({error})") from error
-    for text in texts:
-        if b"\0" in text:
-            raise CacheError(f"{spec.path}: expected texts without zero characters, found {text[:40]!r}")
-    return texts
+        return given if isinstance(given, Texts) else Texts.of(given)
+    except CacheError as error:
+        raise CacheError(f"{spec.path}: {error}") from error
 
 
 def read_block(view: SplitView, datasets: Sequence[str], start: int, stop: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The threads behind a writer: hash, pack, and put on the disk.
+"""The threads behind a writer: hash, pack, append, and commit.
 
-Computing the next block, hashing and packing this one, and writing the last one and waiting for the disk to have it go
-on at the same time. At most three blocks are under way, so memory does not grow with the split.
+Computing the next block, hashing and packing this one, appending the last one to the file and waiting for the disk to
+have those before it go on at the same time. At most three blocks are in memory, so it does not grow with the split.
 """
 
 import queue
@@ -15,14 +15,12 @@ import numpy as np
 
 from pipeline.errors import CacheError
 from pipeline.store.journal import Journal
-from pipeline.store.stream import DataFile, Stream, disk_errors
+from pipeline.store.stream import DataFile, Rows, Stream, disk_errors
 
 __all__ = ["Committer"]
 
 _UNDER_WAY = 3
 _HASHERS = 2
-
-Rows = np.ndarray | list[bytes]
 
 
 @dataclass
@@ -43,6 +41,7 @@ class Committer:
         self._file, self._journal, self._end = file, journal, file.end
         self._blocks: queue.Queue[Any] = queue.Queue()
         self._packed: queue.Queue[Any] = queue.Queue()
+        self._appended: queue.Queue[Any] = queue.Queue()
         self._room = threading.Semaphore(_UNDER_WAY)
         self._error: BaseException | None = None
         # A dataset's rows are hashed in order: each stays with one thread, the largest spread first.
@@ -51,7 +50,8 @@ class Committer:
         self._load = [0] * _HASHERS
         self._threads = [
             threading.Thread(target=self._run, args=(self._blocks, self._pack), name="pack", daemon=True),
-            threading.Thread(target=self._run, args=(self._packed, self._commit), name="commit", daemon=True),
+            threading.Thread(target=self._run, args=(self._packed, self._append), name="append", daemon=True),
+            threading.Thread(target=self._commit, name="commit", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -71,7 +71,8 @@ class Committer:
 
     def close(self) -> None:
         """Wait until everything handed over lasts; errors show in `check`."""
-        for source, thread in zip((self._blocks, self._packed), self._threads, strict=True):
+        sources = (self._blocks, self._packed, self._appended)
+        for source, thread in zip(sources, self._threads, strict=True):
             source.put(None)
             thread.join()
         for hasher in self._hashers:
@@ -113,18 +114,43 @@ class Committer:
             self._hasher_of[id(stream)] = self._hashers[least]
         return self._hasher_of[id(stream)]
 
-    def _commit(self, packed: _Packed) -> None:
+    def _append(self, packed: _Packed) -> None:
         self._file.append(packed.pieces)
         if self._file.end != packed.end:
             raise CacheError(f"{self._file.path}: expected to end at {packed.end}, found {self._file.end}")
-        self._file.sync()
-        for path, found in packed.hashes.items():
-            packed.header["streams"][path]["sha256"] = found.result()
-        # Before the record, not after: one that fails may be whole all the same, and must not name bytes that are cut.
-        self._file.committed = packed.end
-        self._journal.append(packed.header, packed.payload)
-        self._room.release()
+        packed.pieces = []
+        self._appended.put(packed)
+
+    def _commit(self) -> None:
+        """Make what was appended last: all blocks that wait while the disk is busy are committed together."""
+        ended = failed = False
+        while not ended:
+            waiting = [self._appended.get()]
+            while not self._appended.empty():
+                waiting.append(self._appended.get())
+            if waiting[-1] is None:
+                ended = True
+                waiting.pop()
+            try:
+                for packed in waiting:
+                    for path, found in packed.hashes.items():
+                        packed.header["streams"][path]["sha256"] = found.result()
+                    packed.hashes = {}
+            except BaseException as error:
+                self._error, failed = self._error or error, True
+            for _ in waiting:
+                self._room.release()
+            if failed or not waiting:
+                continue
+            try:
+                self._file.sync()
+                # Before the records, not after: one that fails may be whole all the same, and must not name bytes that
+                # are cut.
+                self._file.committed = waiting[-1].end
+                self._journal.append(*((packed.header, packed.payload) for packed in waiting))
+            except BaseException as error:
+                self._error, failed = self._error or error, True
 
 
 def _size(rows: Rows) -> int:
-    return rows.nbytes if isinstance(rows, np.ndarray) else 100 * len(rows)
+    return rows.nbytes if isinstance(rows, np.ndarray) else len(rows.data)

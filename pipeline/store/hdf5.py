@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.store.checksum import lookup3
+from pipeline.store.texts import Texts
 
 __all__ = [
     "BOOLEAN",
@@ -37,6 +38,8 @@ UNDEFINED = 0xFFFFFFFFFFFFFFFF
 #: A string as a row of a dataset holds it: length in bytes, address of its heap collection, number in the collection.
 REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
 _HEAP_BYTES = 1 << 16
+#: The library's smallest collection.
+_HEAP_LEAST = 4096
 _HEAP_OBJECTS = 60_000
 
 _INT64 = bytes.fromhex("10080000 08000000 0000 4000")
@@ -93,36 +96,42 @@ def superblock(root: int, end: int) -> bytes:
     return body + struct.pack("<I", lookup3(body))
 
 
-def heap_collections(strings: Sequence[bytes], address: int) -> tuple[bytes, np.ndarray]:
-    """Heap collections that hold `strings`, the first of them at `address`, and the references [n] to put in rows."""
-    references = np.zeros(len(strings), REFERENCE)
-    out: list[bytes] = []
-    objects: list[bytes] = []
-    size = 16
-
-    def close() -> None:
-        nonlocal address, size
-        if not objects:
-            return
-        if size < 4096:  # the library's smallest collection; the rest is one free object, or too small to be one
-            room = 4096 - size
-            objects.append((struct.pack("<HHIQ", 0, 0, 0, room) if room >= 16 else b"").ljust(room, b"\0"))
-            size = 4096
-        out.append(b"GCOL" + struct.pack("<IQ", 1, size) + b"".join(objects))
-        address += size
-        objects.clear()
-        size = 16
-
-    for row, text in enumerate(strings):
-        if not text:
-            continue
-        objects.append(struct.pack("<HHIQ", len(objects) + 1, 0, 0, len(text)) + text + bytes(-len(text) % 8))
-        references[row] = (len(text), address, len(objects))
-        size += len(objects[-1])
-        if size >= _HEAP_BYTES or len(objects) >= _HEAP_OBJECTS:
-            close()
-    close()
-    return b"".join(out), references
+def heap_collections(texts: Texts, address: int) -> tuple[bytes, np.ndarray]:
+    """Heap collections that hold `texts`, the first of them at `address`, and the references [n] to put in rows."""
+    references = np.zeros(len(texts), REFERENCE)
+    filled = np.flatnonzero(texts.lengths)
+    lengths = texts.lengths[filled]
+    # An object is its number, a count of references that stays 0, and its length (16 bytes), then the text.
+    bounds = np.concatenate([[0], np.cumsum(16 + (lengths + 7) // 8 * 8)])
+    heaps: list[tuple[int, int, int]] = []  # first object, where the collection begins, its size
+    first = position = 0
+    while first < len(filled):
+        # An object goes into a collection while that is small; the one that makes it large is its last.
+        stop = int(np.searchsorted(bounds, bounds[first] + _HEAP_BYTES - 16))
+        stop = min(stop, first + _HEAP_OBJECTS, len(filled))
+        heaps.append((first, position, 16 + int(bounds[stop] - bounds[first])))
+        first, position = stop, position + max(heaps[-1][2], _HEAP_LEAST)
+    out = np.zeros(position // 8, "<u8")
+    if not heaps:
+        return b"", references
+    firsts, starts, sizes = (np.array(column, np.int64) for column in zip(*heaps, strict=True))
+    heap = np.repeat(np.arange(len(heaps)), np.diff(firsts, append=len(filled)))
+    numbers = np.arange(len(filled)) - firsts[heap] + 1
+    places = starts[heap] + 16 + bounds[:-1] - bounds[firsts[heap]]
+    out[starts // 8] = np.frombuffer(b"GCOL" + struct.pack("<I", 1), "<u8")
+    out[starts // 8 + 1] = np.maximum(sizes, _HEAP_LEAST)
+    # What is left of the smallest collection is one free object, or too little to be one.
+    room = _HEAP_LEAST - sizes
+    free = room >= 16
+    out[(starts + sizes)[free] // 8 + 1] = room[free]
+    out[places // 8], out[places // 8 + 1] = numbers, lengths
+    octets = np.frombuffer(texts.data, np.uint8)
+    octets = octets[octets != 0]
+    before = np.cumsum(lengths) - lengths
+    out.view(np.uint8)[np.arange(len(octets)) + np.repeat(places + 16 - before, lengths)] = octets
+    references["length"][filled], references["heap"][filled] = lengths, address + starts[heap]
+    references["number"][filled] = numbers
+    return out.tobytes(), references
 
 
 def encode(root: Group, address: int) -> tuple[bytes, int]:
@@ -201,7 +210,7 @@ class _Index:
     def _attributes(self, attributes: Mapping[str, Any]) -> list[tuple[int, bytes, int]]:
         """Attribute messages; the texts among them go to heap collections of the index."""
         texts = {name: value.encode() for name, value in attributes.items() if isinstance(value, str)}
-        heap, references = heap_collections(list(texts.values()), self._address + len(self.parts))
+        heap, references = heap_collections(Texts.of_bytes(list(texts.values())), self._address + len(self.parts))
         self._put(heap)
         by_name = dict(zip(texts, references, strict=True))
         messages = []

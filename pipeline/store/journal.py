@@ -157,9 +157,9 @@ class Journal:
         self._end = length
         os.ftruncate(self._descriptor, length)
 
-    def append(self, header: dict[str, Any], payload: bytes = b"") -> None:
-        """Add a record; when this returns it is on the disk."""
-        data = memoryview(_record(header, payload))
+    def append(self, *records: tuple[dict[str, Any], bytes]) -> None:
+        """Add records (header, payload); when this returns they are on the disk."""
+        data = memoryview(b"".join(_record(header, payload) for header, payload in records))
         position = self._end
         while data:
             written = os.pwrite(self._descriptor, data, position)

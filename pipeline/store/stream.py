@@ -5,6 +5,7 @@ written at a known address; nothing here reads the file back except `rehash`, af
 """
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -22,11 +23,35 @@ from pipeline.store.chunks import numpy_dtype, read_rows
 from pipeline.store.hdf5 import SUPERBLOCK_BYTES, ChunkedDataset, heap_collections
 from pipeline.store.inspect import as_cache_error
 from pipeline.store.parse import Bytes, heap_texts
+from pipeline.store.texts import Texts
 
-__all__ = ["DataFile", "Stream", "StreamSpec", "chunk_rows", "disk_errors"]
+__all__ = ["DataFile", "Rows", "Stream", "StreamSpec", "chunk_rows", "disk_errors"]
 
 _IOV_MAX = 512
 _PIECE_BYTES = 1 << 24
+#: What a stream takes: an array of rows, or texts.
+Rows = np.ndarray | Texts
+#: Bytes that one call writes before the disk is told to begin with them.
+_WRITE_BYTES = 1 << 23
+
+
+def _sync_file_range() -> Any:
+    """Linux' call of that name, where there is one: Python has none."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (AttributeError, OSError, TypeError):
+        return None
+    function.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    return function
+
+
+_range_call = _sync_file_range()
+
+
+def start_writeback(descriptor: int, start: int, size: int) -> None:
+    """Have the disk begin with bytes of a file that will be synced soon; a hint, so its errors show in that sync."""
+    if _range_call is not None:
+        _range_call(descriptor, start, size, 2)  # SYNC_FILE_RANGE_WRITE
 
 
 @contextlib.contextmanager
@@ -88,18 +113,18 @@ class Stream:
         self.tail = np.empty((0, *self.spec.row), self.spec.numpy_dtype)
         self._sha = hashlib.sha256()
 
-    def hash(self, values: np.ndarray | list[bytes], *, last: bool) -> str:
+    def hash(self, values: Rows, *, last: bool) -> str:
         """Add rows to the checksum (C-order bytes, or of texts, UTF-8 with a zero byte behind each); what it is now."""
-        self._sha.update(text_bytes(values) if isinstance(values, list) else values.reshape(-1).view(np.uint8).data)
+        self._sha.update(values.data if isinstance(values, Texts) else values.reshape(-1).view(np.uint8).data)
         now = self._sha.copy().hexdigest()
         if last:
             self.digest = now
         return now
 
-    def pack(self, values: np.ndarray | list[bytes], address: int, *, last: bool) -> tuple[list[Any], int]:
+    def pack(self, values: Rows, address: int, *, last: bool) -> tuple[list[Any], int]:
         """Pieces of memory to write at `address`, and the address behind them; `last` says that no rows will follow."""
         pieces: list[Any] = []
-        if isinstance(values, list):
+        if isinstance(values, Texts):
             heap, values = heap_collections(values, address)
             pieces.append(heap)
             address += len(heap)
@@ -195,11 +220,16 @@ class DataFile:
         os.ftruncate(self._descriptor, self.end)
 
     def append(self, pieces: Sequence[Any]) -> None:
-        """Write pieces of memory, one after another, behind what is there."""
+        """Write pieces of memory, one after another, behind what is there, and let the disk begin with them."""
         queue = [memoryview(piece).cast("B") for piece in pieces if len(piece)]
         start = 0
         while start < len(queue):
-            written = os.pwritev(self._descriptor, queue[start : start + _IOV_MAX], self.end)
+            stop, size = start, 0
+            while stop < len(queue) and stop - start < _IOV_MAX and size < _WRITE_BYTES:
+                size += len(queue[stop])
+                stop += 1
+            written = os.pwritev(self._descriptor, queue[start:stop], self.end)
+            start_writeback(self._descriptor, self.end, written)
             self.end += written
             while start < len(queue) and written >= len(queue[start]):
                 written -= len(queue[start])

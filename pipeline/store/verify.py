@@ -16,6 +16,7 @@ from pipeline.store.hdf5 import SUPERBLOCK_BYTES, ChunkedDataset, heap_collectio
 from pipeline.store.inspect import Layout, as_cache_error, inspect
 from pipeline.store.parse import Bytes, heap_texts
 from pipeline.store.schema import ATTRIBUTES, DATASETS
+from pipeline.store.texts import Texts
 
 __all__ = ["Report", "verify"]
 
@@ -145,7 +146,7 @@ def _check_texts(file: Bytes, dataset: ChunkedDataset, sha: Any, used: list[tupl
             here = [
                 text for text, heap in zip(texts, heaps[start:stop].tolist(), strict=True) if text and heap == address
             ]
-            heap, _ = heap_collections(here, address)
+            heap, _ = heap_collections(Texts.of_bytes(here), address)
             if file.read(address, len(heap)) != heap:
                 raise CacheError(f"found a damaged heap of texts at byte {address}")
             used.append((address, address + len(heap)))

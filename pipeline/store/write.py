@@ -167,7 +167,7 @@ class CacheWriter:
             self._journal = Journal(self._work / "journal", length)
             self._open_files.append(self._journal)
             if not first:
-                self._journal.append(begin)
+                self._journal.append((begin, b""))
             self._rehash()
         self._committer = Committer(self._file, self._journal)
 
@@ -200,7 +200,7 @@ class CacheWriter:
         return read_block(view, block.datasets, block.start, block.stop)
 
     def write(self, block: Block, arrays: Mapping[str, Any]) -> None:
-        """Hand over a block: for each name of `block.datasets` an array [rows, ...] or a list of texts.
+        """Hand over a block: for each name of `block.datasets` an array [rows, ...], or `Texts`, or a list of texts.
 
         `last_hidden` (or `last_hidden/values`) is [tokens, D], rows end to end, and wants `length` [rows] beside it
         even where `length` itself is stored already. Arrays must not be changed afterwards. Returns as soon as the
