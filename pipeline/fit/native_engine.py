@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.fit.engine import Epoch
-from pipeline.fit.native_structs import MAX_BRANCHES, MAX_LAYERS, Head, Layer, TensorPointers, trainer
+from pipeline.fit.native_structs import MAX_BRANCHES, MAX_LAYERS, TILE, Head, Layer, TensorPointers, trainer
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.network import LayerSpec, NetworkSpec
@@ -50,7 +50,7 @@ def _buffers(layer: LayerSpec, rows: int, columns: int) -> dict[str, Tensor]:
         "expansion_gradient": rows * max(layer.features, columns),
         "output": rows * columns,
         "delta": rows * columns,
-        "effective": layer.features * columns if layer.scaler else 0,
+        "strip": TILE * columns,
     }
     return {name: torch.zeros(size) for name, size in sizes.items()}
 

@@ -5,9 +5,11 @@ from functools import cache
 
 from pipeline.native import library
 
-__all__ = ["MAX_BRANCHES", "MAX_LAYERS", "Head", "Layer", "TensorPointers", "trainer"]
+__all__ = ["MAX_BRANCHES", "MAX_LAYERS", "TILE", "Head", "Layer", "TensorPointers", "trainer"]
 
 MAX_BRANCHES, MAX_LAYERS = 4, 8
+#: Features that are taken at once.
+TILE = 128
 
 _pointer = ctypes.c_void_p
 
@@ -40,7 +42,7 @@ class Layer(ctypes.Structure):
         *(
             (name, _pointer)
             for name in (
-                "input", "normal", "deviation", "expansion", "expansion_gradient", "output", "delta", "effective",
+                "input", "normal", "deviation", "expansion", "expansion_gradient", "output", "delta", "strip",
             )
         ),
     )  # fmt: skip

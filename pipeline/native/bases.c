@@ -38,7 +38,7 @@ static void splines(const Layer *l, const float *x, int count, int width, float 
         if (order == 3) {
 #pragma omp simd
             for (int j = 0; j < width; j++) {
-                const float t = fabsf(u - j), a = fmaxf(2 - t, 0), b = fmaxf(1 - t, 0);
+                const float t = fabsf(u - j), a = at_least(2 - t, 0), b = at_least(1 - t, 0);
                 to[j] = a * a * a * (1 / 6.0f) - b * b * b * (4 / 6.0f);
             }
             continue;
@@ -47,7 +47,7 @@ static void splines(const Layer *l, const float *x, int count, int width, float 
             const float t = fabsf(u - j);
             float sum = 0;
             for (int n = 0; n <= order / 2; n++)
-                sum += term[n] * power(fmaxf(half - n - t, 0), order);
+                sum += term[n] * power(at_least(half - n - t, 0), order);
             to[j] = sum;
         }
     }
@@ -66,7 +66,7 @@ static void splines_backward(const Layer *l, const float *x, int count, int widt
         if (order == 3) {
 #pragma omp simd reduction(+ : total)
             for (int j = 0; j < width; j++) {
-                const float s = u - j, t = fabsf(s), a = fmaxf(2 - t, 0), b = fmaxf(1 - t, 0);
+                const float s = u - j, t = fabsf(s), a = at_least(2 - t, 0), b = at_least(1 - t, 0);
                 const float slope = 2 * b * b - 0.5f * a * a;
                 total += from[j] * (s > 0 ? slope : s < 0 ? -slope : 0);
             }
@@ -137,7 +137,7 @@ static void pointwise(int basis, const float *x, int count, float *out)
 {
     switch (basis) {
     case IDENTITY: memcpy(out, x, sizeof(float) * count); break;
-    case RELU: for (int i = 0; i < count; i++) out[i] = fmaxf(x[i], 0); break;
+    case RELU: for (int i = 0; i < count; i++) out[i] = at_least(x[i], 0); break;
     case GELU: for (int i = 0; i < count; i++) out[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.70710678f)); break;
     case SILU: for (int i = 0; i < count; i++) out[i] = x[i] * sigmoid(x[i]); break;
     case TANH: for (int i = 0; i < count; i++) out[i] = tanhf(x[i]); break;

@@ -7,6 +7,7 @@
 
 enum { IDENTITY, RELU, GELU, SILU, TANH, SIGMOID, B_SPLINE, RADIAL, SWITCH };
 enum { MAX_BRANCHES = 4, MAX_LAYERS = 8 };
+enum { TILE = 128 }; /* features that are taken at once, at most */
 
 /* A tensor with its AdamW moments; all three have the same layout. */
 typedef struct {
@@ -27,8 +28,8 @@ typedef struct {
     float low, step, sharpness;
     int32_t order;
     Tensor weight_, scaler_, bias_, norm_scale_, norm_shift_;
-    /* Work space: [rows, ...] of the current minibatch. */
-    float *input, *normal, *deviation, *expansion, *expansion_gradient, *output, *delta, *effective;
+    /* Work space: [rows, ...] of the current minibatch, and `strip` [TILE, columns]. */
+    float *input, *normal, *deviation, *expansion, *expansion_gradient, *output, *delta, *strip;
 } Layer;
 
 typedef struct {
@@ -52,13 +53,41 @@ static inline float exponential(float x)
     return p * power;
 }
 
+/* The larger number, and `least` for NaN: fmaxf, but in place (compilers call libm for the sake of NaN). */
+static inline float at_least(float x, float least) { return x > least ? x : least; }
+
+/* Vectors are the compiler's own, so that the same source serves every instruction set. */
+#if defined(__AVX512F__)
+enum { LANES = 16 };
+#elif defined(__AVX__)
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
 /* bases.c */
 void expand(const Layer *layer, int rows);
 void expand_backward(const Layer *layer, int rows, float *input_gradient);
 
 /* products.c */
-void product(const float *const *row, int rows, int features, const float *weight, int columns, float *out);
+void product(const Layer *layer, const float *const *row, int rows, float *out);
 void product_gradient(const float *const *row, int rows, int from, int to, const float *delta, int columns, float *out);
-void product_backward(const float *delta, int rows, const float *weight, int features, int columns, float *out);
+void product_backward(const Layer *layer, int rows, float *out);
+
+/* weights.c */
+typedef struct {
+    float factor;     /* clipping, on the gradient */
+    float decay;      /* 1 - rate * weight decay */
+    float rate;       /* rate / (1 - beta1^t) */
+    float correction; /* 1 / sqrt(1 - beta2^t) */
+} Update;
+
+/* Weights of features [from, to) (TILE at most) as products take them: times the scaler where there is one, in strip. */
+const float *scaled_weights(const Layer *layer, int from, int to);
+double weight_gradient(const Layer *layer, const float *const *row, int rows);
+void weight_update(const Layer *layer, const float *const *row, int rows, Update u);
+void update_tensor(const Tensor *tensor, Update u);
+double squares(const float *x, int64_t size);
 
 #endif

@@ -1,20 +1,17 @@
 /* The three matrix products of a step, blocked for registers.
 
-   Vectors are the compiler's own (`vector_size`), so the same source serves every instruction set; a block is as many
-   accumulators as the set has registers for. */
+   A block is as many accumulators as the instruction set has registers for. */
 #include <string.h>
 
 #include "head.h"
 
 #if defined(__AVX512F__)
-enum { LANES = 16, BLOCK_ROWS = 6, BLOCK_VECTORS = 4 };
+enum { BLOCK_ROWS = 6, BLOCK_VECTORS = 4 };
 #elif defined(__AVX__)
-enum { LANES = 8, BLOCK_ROWS = 6, BLOCK_VECTORS = 2 };
+enum { BLOCK_ROWS = 6, BLOCK_VECTORS = 2 };
 #else
-enum { LANES = 4, BLOCK_ROWS = 4, BLOCK_VECTORS = 2 };
+enum { BLOCK_ROWS = 4, BLOCK_VECTORS = 2 };
 #endif
-
-typedef float vector __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* out[r, c] += sum over k of left(r, k) * right[k, c] for r < ROWS and VECTORS vectors of columns. left(r, k) is
    pointer[r][k], or pointer[k][r] where TURNED. Constants, once inlined, unroll into registers. */
@@ -70,16 +67,16 @@ static inline __attribute__((always_inline)) void multiply(
         rows_block(left, rows, count, right + c, columns, out + c, columns, 1, TURNED, at);
 }
 
-enum { TILE = 128, MOST_ROWS = 64 };
+enum { MOST_ROWS = 64 };
 
-/* out[rows, columns] = expansion[rows, features] weight[features, columns], a tile of the weights at a time so that it
+/* out[rows, columns] = expansion[rows, features] weights[features, columns], a tile of the weights at a time so that it
    stays in the first-level cache for all rows. */
-void product(const float *const *row, int rows, int features, const float *weight, int columns, float *out)
+void product(const Layer *l, const float *const *row, int rows, float *out)
 {
-    memset(out, 0, sizeof(float) * rows * columns);
-    for (int from = 0; from < features; from += TILE) {
-        const int count = features - from < TILE ? features - from : TILE;
-        multiply(row, rows, count, weight + (int64_t)from * columns, columns, out, 0, from);
+    memset(out, 0, sizeof(float) * rows * l->columns);
+    for (int from = 0; from < l->features; from += TILE) {
+        const int count = l->features - from < TILE ? l->features - from : TILE;
+        multiply(row, rows, count, scaled_weights(l, from, from + count), l->columns, out, 0, from);
     }
 }
 
@@ -90,13 +87,15 @@ void product_gradient(const float *const *row, int rows, int from, int to, const
     multiply(row, to - from, rows, delta, columns, out, 1, from);
 }
 
-/* out[rows, features] = delta[rows, columns] weight[features, columns] transposed. */
-void product_backward(const float *delta, int rows, const float *weight, int features, int columns, float *out)
+/* out[rows, features] = delta[rows, columns] weights[features, columns] transposed. */
+void product_backward(const Layer *l, int rows, float *out)
 {
     enum { WIDE = 64 };
+    const int columns = l->columns;
     float turned[WIDE * 256], result[MOST_ROWS * WIDE];
-    for (int f = 0; f < features; f += WIDE) {
-        const int wide = features - f < WIDE ? features - f : WIDE;
+    for (int f = 0; f < l->features; f += WIDE) {
+        const int wide = l->features - f < WIDE ? l->features - f : WIDE;
+        const float *weight = scaled_weights(l, f, f + wide);
         for (int start = 0; start < rows; start += MOST_ROWS) {
             const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
             memset(result, 0, sizeof(float) * some * WIDE);
@@ -105,16 +104,16 @@ void product_backward(const float *delta, int rows, const float *weight, int fea
                 const float *left[MOST_ROWS];
                 for (int i = 0; i < wide; i++)
                     for (int k = 0; k < count; k++)
-                        turned[k * WIDE + i] = weight[(int64_t)(f + i) * columns + c + k];
+                        turned[k * WIDE + i] = weight[(int64_t)i * columns + c + k];
                 for (int i = wide; i < WIDE; i++)
                     for (int k = 0; k < count; k++)
                         turned[k * WIDE + i] = 0;
                 for (int r = 0; r < some; r++)
-                    left[r] = delta + (int64_t)(start + r) * columns + c;
+                    left[r] = l->delta + (int64_t)(start + r) * columns + c;
                 multiply(left, some, count, turned, WIDE, result, 0, 0);
             }
             for (int r = 0; r < some; r++)
-                memcpy(out + (int64_t)(start + r) * features + f, result + r * WIDE, sizeof(float) * wide);
+                memcpy(out + (int64_t)(start + r) * l->features + f, result + r * WIDE, sizeof(float) * wide);
         }
     }
 }

@@ -23,104 +23,6 @@ static unsigned flush_denormals(void) { return 0; }
 static void restore(unsigned mode) { (void)mode; }
 #endif
 
-/* Up to this many rows, a gradient is cheaper to compute twice (for its norm, by Gram matrices, and for the update) than
-   to write and read. */
-enum { FEW_ROWS = 8, TILE_FEATURES = 24 };
-
-static const float BETA1 = 0.9f, BETA2 = 0.999f, EPSILON = 1e-8f;
-
-typedef struct {
-    float factor;     /* clipping, on the gradient */
-    float decay;      /* 1 - rate * weight decay */
-    float rate;       /* rate / (1 - beta1^t) */
-    float correction; /* 1 / sqrt(1 - beta2^t) */
-} Update;
-
-static void adamw(float *restrict value, float *restrict first, float *restrict second, const float *restrict gradient,
-                  int64_t size, Update u)
-{
-    for (int64_t i = 0; i < size; i++) {
-        const float g = gradient[i] * u.factor;
-        const float m = first[i] + (1 - BETA1) * (g - first[i]);
-        const float v = second[i] * BETA2 + (1 - BETA2) * g * g;
-        first[i] = m;
-        second[i] = v;
-        value[i] = value[i] * u.decay - u.rate * m / (sqrtf(v) * u.correction + EPSILON);
-    }
-}
-
-static void update_small(const Tensor *t, Update u)
-{
-    adamw(t->value, t->first, t->second, t->gradient, t->size, u);
-}
-
-static double squares(const float *x, int64_t size)
-{
-    double total = 0;
-    for (int64_t from = 0; from < size; from += 4096) {
-        const int64_t to = size - from < 4096 ? size : from + 4096;
-        float part = 0;
-        for (int64_t i = from; i < to; i++)
-            part += x[i] * x[i];
-        total += part;
-    }
-    return total;
-}
-
-static float dot(const float *restrict a, const float *restrict b, int count)
-{
-    float total = 0;
-    for (int i = 0; i < count; i++)
-        total += a[i] * b[i];
-    return total;
-}
-
-/* Squared norm of expansion^T delta from the two Gram matrices, without the gradient itself. */
-static double gram_squares(const float *const *row, int rows, int features, const float *delta, int columns)
-{
-    double total = 0;
-    for (int a = 0; a < rows; a++)
-        for (int b = 0; b <= a; b++) {
-            const float inner = dot(delta + (int64_t)a * columns, delta + (int64_t)b * columns, columns);
-            total += (a == b ? 1.0 : 2.0) * inner * dot(row[a], row[b], features);
-        }
-    return total > 0 ? total : total == total ? 0 : total;
-}
-
-/* Weights times the separate scaler, where a layer has one. */
-static const float *effective_weight(const Layer *l)
-{
-    if (!l->scaler)
-        return l->weight_.value;
-    const int width = l->branch[0].width, columns = l->columns;
-    for (int i = 0; i < l->inputs; i++)
-        for (int k = 0; k < width; k++) {
-            const int64_t at = ((int64_t)i * width + k) * columns;
-            for (int c = 0; c < columns; c++)
-                l->effective[at + c] = l->weight_.value[at + c] * l->scaler_.value[(int64_t)i * columns + c];
-        }
-    const int64_t rest = (int64_t)l->inputs * width * columns;
-    memcpy(l->effective + rest, l->weight_.value + rest, sizeof(float) * (l->weight_.size - rest));
-    return l->effective;
-}
-
-/* Turn the gradient by the effective weights into those by weights and scaler. */
-static void split_scaler(const Layer *l)
-{
-    const int width = l->branch[0].width, columns = l->columns;
-    memset(l->scaler_.gradient, 0, sizeof(float) * l->scaler_.size);
-    for (int i = 0; i < l->inputs; i++)
-        for (int k = 0; k < width; k++) {
-            const int64_t at = ((int64_t)i * width + k) * columns, s = (int64_t)i * columns;
-            for (int c = 0; c < columns; c++) {
-                l->scaler_.gradient[s + c] += l->weight_.value[at + c] * l->weight_.gradient[at + c];
-                l->weight_.gradient[at + c] *= l->scaler_.value[s + c];
-            }
-        }
-}
-
-static int fused(const Layer *l, int rows) { return rows <= FEW_ROWS && !l->scaler; }
-
 /* Loss of the minibatch and the gradient by the outputs. */
 static double output_gradient(const Head *h, const Layer *l, int rows, const int64_t *at, const void *targets)
 {
@@ -160,7 +62,7 @@ static void forward(Head *h, int rows)
                 own[r] = l->expansion + (int64_t)r * l->features;
             row = own;
         }
-        product(row, rows, l->features, effective_weight(l), l->columns, l->output);
+        product(l, row, rows, l->output);
         for (int r = 0; r < rows && l->bias; r++)
             for (int c = 0; c < l->columns; c++)
                 l->output[(int64_t)r * l->columns + c] += l->bias_.value[c];
@@ -171,7 +73,7 @@ static void forward(Head *h, int rows)
     }
 }
 
-/* Gradients of every tensor but those whose update is fused; returns the squared norm of all of them. */
+/* Gradients of every tensor (of weights, what weight_gradient keeps); returns the squared norm of all of them. */
 static double backward(Head *h, int rows)
 {
     double total = 0;
@@ -184,8 +86,7 @@ static double backward(Head *h, int rows)
             row = own;
         }
         if (n || l->normed) {
-            product_backward(l->delta, rows, l->scaler ? l->effective : l->weight_.value, l->features, l->columns,
-                             l->expansion_gradient);
+            product_backward(l, rows, l->expansion_gradient);
             float *below = n ? h->layer[n - 1].expansion_gradient : 0;
             expand_backward(l, rows, below);
             if (n) {
@@ -205,16 +106,7 @@ static double backward(Head *h, int rows)
                     l->bias_.gradient[c] += l->delta[(int64_t)r * l->columns + c];
             total += squares(l->bias_.gradient, l->columns);
         }
-        if (fused(l, rows)) {
-            total += gram_squares(row, rows, l->features, l->delta, l->columns);
-        } else {
-            product_gradient(row, rows, 0, l->features, l->delta, l->columns, l->weight_.gradient);
-            if (l->scaler) {
-                split_scaler(l);
-                total += squares(l->scaler_.gradient, l->scaler_.size);
-            }
-            total += squares(l->weight_.gradient, l->weight_.size);
-        }
+        total += weight_gradient(l, row, rows);
     }
     return total;
 }
@@ -224,16 +116,10 @@ static void update(Head *h, int rows, Update u)
     for (int n = 0; n < h->layers; n++) {
         Layer *l = &h->layer[n];
         if (l->bias)
-            update_small(&l->bias_, u);
+            update_tensor(&l->bias_, u);
         if (l->normed) {
-            update_small(&l->norm_scale_, u);
-            update_small(&l->norm_shift_, u);
-        }
-        if (!fused(l, rows)) {
-            update_small(&l->weight_, u);
-            if (l->scaler)
-                update_small(&l->scaler_, u);
-            continue;
+            update_tensor(&l->norm_scale_, u);
+            update_tensor(&l->norm_shift_, u);
         }
         const float *own[rows], *const *row = h->row;
         if (n || !h->ready) {
@@ -241,14 +127,7 @@ static void update(Head *h, int rows, Update u)
                 own[r] = l->expansion + (int64_t)r * l->features;
             row = own;
         }
-        float tile[TILE_FEATURES * l->columns];
-        for (int f = 0; f < l->features; f += TILE_FEATURES) {
-            const int to = l->features - f < TILE_FEATURES ? l->features : f + TILE_FEATURES;
-            const int64_t at = (int64_t)f * l->columns;
-            product_gradient(row, rows, f, to, l->delta, l->columns, tile);
-            adamw(l->weight_.value + at, l->weight_.first + at, l->weight_.second + at, tile,
-                  (int64_t)(to - f) * l->columns, u);
-        }
+        weight_update(l, row, rows, u);
     }
 }
 
