@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.errors import ConfigError
 from pipeline.fit.native_engine import NativeEngine, supports
 from pipeline.heads.families import build_network
 from pipeline.heads.resolve import resolve
@@ -92,19 +93,49 @@ def test_every_family_has_a_fast_engine():
 
 def small(one: dict) -> dict:
     """Two steps, the second of one row: the interpreter takes its time."""
-    return {"epochs": 1, "heads": 2, "inputs": 5, "rows": one["options"]["batch_size"] + 1}
+    return {"epochs": 1, "heads": 1 if one.get("alone") else 2, "inputs": 5, "rows": one["options"]["batch_size"] + 1}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed on this platform")
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed on this platform"
+)
+
+
+@needs_triton
+def test_gpu_tuning_names_what_does_not_fit():
+    from pipeline.fit.gpu.tuning import Tuning
+
+    for wrong in ({"tile": 12}, {"splits": 0}, {"precision": "bfloat16"}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Tuning(**({"tile": 8, "splits": 4} | wrong))
+
+
+@needs_triton
 @pytest.mark.parametrize(
     "cases",
     [
-        [case("effi_kan"), case("effi_kan", batch_size=6, classes=0)],
-        [case("effi_kan", "published"), case("effi_kan", "published", batch_size=6)],
-        [case("mlp", activation="gelu"), case("linear", batch_size=3), case("mlp", batch_size=17, classes=0)],
-        [case("effi_kan", order=2, grid=3), case("effi_kan", order=5, grid=2, batch_size=6)],
+        [
+            case("effi_kan"),
+            case("effi_kan", batch_size=6, classes=0),
+            case("effi_kan", "published"),
+            case("effi_kan", "published", batch_size=6),
+            case("effi_kan", order=5, grid=2, batch_size=6),
+            # More rows than steps see: products of rows are made in the kernel.
+            case("effi_kan", order=2, grid=3) | {"alone": True},
+            case("mlp", batch_size=6) | {"alone": True},
+        ],
+        [
+            case("linear", batch_size=3),
+            case("mlp", batch_size=17, classes=0, activation="gelu"),
+            case("fast_kan", centres=4),
+            case("fast_kan", batch_size=6, centres=4, classes=0),
+            case("faster_kan", batch_size=2, sharpness=0.5),
+            case("faster_kan", batch_size=6, centres=4),
+            case("fourier_kan", batch_size=6, grid=2),
+            case("cheby_kan", order=3),
+        ],
     ],
-    ids=["effi_kan", "scaler", "mlp and linear", "orders"],
+    ids=["effi_kan", "families"],
 )
 def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
     script = subprocess.run(

@@ -39,6 +39,11 @@ class Epoch:
         """Minibatches of an epoch; the last one may be smaller."""
         return -(-self.rows // self.batch_size)
 
+    @property
+    def last(self) -> int:
+        """Rows of the last minibatch."""
+        return self.rows - (self.steps - 1) * self.batch_size
+
 
 class Engine(Protocol):
     """Trains all heads of a pack.
@@ -87,7 +92,7 @@ class PlainEngine:
         order = torch.zeros(len(epoch.order), steps * size, dtype=torch.int64)
         order[:, : epoch.rows] = epoch.order
         order = order.view(-1, steps, size)[epoch.replicate_of].to(device)
-        last = epoch.rows - (steps - 1) * size
+        last = epoch.last
         full = torch.full((size,), 1 / size, device=device)
         partial = (torch.arange(size, device=device) < last) / last
         total = torch.zeros(len(epoch.replicate_of), device=device)

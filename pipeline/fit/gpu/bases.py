@@ -8,15 +8,21 @@ __all__ = ["KINDS", "slope", "value"]
 #: Codes of the bases, as kernels compare them.
 KINDS = {
     name: code
-    for code, name in enumerate(("identity", "relu", "gelu", "silu", "tanh", "sigmoid", "b_spline", "radial", "switch"))
-}
-IDENTITY, RELU, GELU, SILU, TANH, SIGMOID, B_SPLINE, RADIAL, SWITCH = (tl.constexpr(code) for code in range(9))
+    for code, name in enumerate((
+        "identity", "relu", "gelu", "silu", "tanh", "sigmoid", "square_relu", "b_spline", "radial", "switch", "fourier",
+        "chebyshev",
+    ))
+}  # fmt: skip
+IDENTITY, RELU, GELU, SILU, TANH, SIGMOID, SQUARE_RELU = (tl.constexpr(code) for code in range(7))
+B_SPLINE, RADIAL, SWITCH, FOURIER, CHEBYSHEV = (tl.constexpr(code) for code in range(7, 12))
+HALF_PI = tl.constexpr(1.5707963267948966)
 
 
 @triton.jit
 def _power(x, N: tl.constexpr):
-    y = x * 0.0 + 1.0
-    for _ in tl.static_range(N):
+    """x to a power of at least 1."""
+    y = x
+    for _ in tl.static_range(N - 1):
         y *= x
     return y
 
@@ -30,7 +36,7 @@ def _tanh(x):
 
 @triton.jit
 def value(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
-    """Basis function number k (a tensor or a number) of x; `inverse` is 1 / the grid's step."""
+    """Basis function number k of x; `inverse` is 1 / the grid's step, ORDER the number of frequencies of a series."""
     if KIND == B_SPLINE:
         half: tl.constexpr = (ORDER + 1) / 2
         t = tl.abs((x - low) * inverse + (ORDER - half) - k)
@@ -54,6 +60,21 @@ def value(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr
     elif KIND == SWITCH:
         e = tl.exp(-2.0 * tl.abs((x - low - k / inverse) * sharpness))
         y = 4.0 * e / ((1.0 + e) * (1.0 + e))
+    elif KIND == FOURIER:
+        # Cosines come first.
+        y = tl.sin(x * (k % ORDER + 1) + tl.where(k < ORDER, HALF_PI, 0.0))
+    elif KIND == CHEBYSHEV:
+        z = _tanh(x)
+        before = z * 0.0 + 1.0
+        last = z
+        y = tl.where(k == 0, 1.0, z)
+        for n in tl.static_range(2, ORDER + 1):
+            following = 2.0 * z * last - before
+            y = tl.where(k == n, following, y)
+            before = last
+            last = following
+    elif KIND == SQUARE_RELU:
+        y = tl.maximum(x, 0.0) * tl.maximum(x, 0.0)
     elif KIND == RELU:
         y = tl.maximum(x, 0.0)
     elif KIND == GELU:
@@ -97,6 +118,27 @@ def slope(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr
         a = (x - low - k / inverse) * sharpness
         e = tl.exp(-2.0 * tl.abs(a))
         y = -2.0 * sharpness * _tanh(a) * 4.0 * e / ((1.0 + e) * (1.0 + e))
+    elif KIND == FOURIER:
+        frequency = (k % ORDER + 1) * 1.0
+        y = frequency * tl.sin(x * frequency + tl.where(k < ORDER, 2 * HALF_PI, HALF_PI))
+    elif KIND == CHEBYSHEV:
+        z = _tanh(x)
+        before = z * 0.0 + 1.0
+        last = z
+        before_slope = z * 0.0
+        last_slope = before
+        y = tl.where(k == 0, 0.0, 1.0 + before_slope)
+        for n in tl.static_range(2, ORDER + 1):
+            following_slope = 2.0 * last + 2.0 * z * last_slope - before_slope
+            following = 2.0 * z * last - before
+            y = tl.where(k == n, following_slope, y)
+            before = last
+            last = following
+            before_slope = last_slope
+            last_slope = following_slope
+        y *= 1.0 - z * z
+    elif KIND == SQUARE_RELU:
+        y = 2.0 * tl.maximum(x, 0.0)
     elif KIND == RELU:
         y = tl.where(x > 0, 1.0, 0.0)
     elif KIND == GELU:

@@ -9,80 +9,39 @@ features as they are needed: reading them ready-made would add a third to the tr
 import triton
 import triton.language as tl
 
-from pipeline.fit.gpu.bases import value
+from pipeline.fit.gpu.products import adamw, affine_rows, delta_rows, forward_tile, gradient_tile, rows_of
 
-__all__ = ["clip_norm", "update_and_forward"]
-
-
-@triton.jit
-def _adamw(w, m, v, g, decay, rate, correction):
-    m = m * 0.9 + g * 0.1
-    v = v * 0.999 + g * g * 0.001
-    return w * decay - rate * m / (tl.sqrt(v) * correction + 1e-8), m, v
+__all__ = ["update_and_forward"]
 
 
-@triton.jit
-def _gradient(
-    x, x_ptr, rows_ptr, i, inside, k, delta, delta_ptr, o, low, inverse, sharpness, KIND: tl.constexpr,
-    ORDER: tl.constexpr, INPUTS: tl.constexpr, BATCH: tl.constexpr, OUT_PAD: tl.constexpr, FEW: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Basis k's gradient tile [i, o]: expansion of the minibatch transposed, times delta [rows, o]."""
-    if FEW:
-        g = tl.zeros((i.shape[0], OUT_PAD), tl.float32)
-        for r in tl.static_range(BATCH):
-            row = tl.load(rows_ptr + r).to(tl.int64)
-            one = tl.load(x_ptr + row * INPUTS + i, mask=inside, other=0.0)
-            d = tl.load(delta_ptr + r * OUT_PAD + o)
-            g += value(one, k, low, inverse, sharpness, KIND, ORDER)[:, None] * d[None, :]
-    else:
-        phi = value(x, k, low, inverse, sharpness, KIND, ORDER)
-        g = tl.dot(tl.trans(phi), delta, input_precision=PRECISION)
-    return g
-
-
-@triton.jit
-def _forward(
-    sums, gram, w, x, inside, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, FEW: tl.constexpr,
-    GRAM: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Add basis k's part of the outputs and of the Gram matrix of the expansion; x is [rows, i], w [i, o]."""
-    phi = tl.where(inside[None, :], value(x, k, low, inverse, sharpness, KIND, ORDER), 0.0)
-    if FEW:
-        sums += phi[:, :, None] * w[None, :, :]
-        if GRAM:
-            gram += phi[:, None, :] * phi[None, :, :]
-    else:
-        sums = tl.dot(phi, w, sums, input_precision=PRECISION)
-        if GRAM:
-            gram = tl.dot(phi, tl.trans(phi), gram, input_precision=PRECISION)
-    return sums, gram
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["order_stride", "affine_stride"])
 def update_and_forward(
-    weight_ptr, first_ptr, second_ptr, scaler_ptr, scaler_first_ptr, scaler_second_ptr,
-    x_ptr, order_ptr, replicate_ptr, delta_ptr, scalar_ptr, output_ptr, gram_ptr, step_ptr, order_stride,
-    low, inverse, sharpness,
+    weight_ptr, first_ptr, second_ptr, scaler_ptr, scaler_first_ptr, scaler_second_ptr, own_ptr,
+    x_ptr, normed_ptr, affine_ptr, before_ptr, order_ptr, replicate_ptr, delta_ptr, scalar_ptr, output_ptr, gram_ptr,
+    turn_ptr, order_stride, affine_stride, low, inverse, sharpness,
     INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr,
     BATCH: tl.constexpr, ROWS: tl.constexpr, KIND0: tl.constexpr, WIDTH0: tl.constexpr, KIND1: tl.constexpr,
-    ORDER: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr,
+    ORDER: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, NORM0: tl.constexpr, NORM1: tl.constexpr,
     UPDATE: tl.constexpr, FORWARD: tl.constexpr, GRAM: tl.constexpr, SCALER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program (head, split): AdamW on a share of the head's weights, then their part of the next step's outputs.
 
-    `delta` [heads, ROWS, OUT_PAD] is the clipped gradient by the outputs of step t (read from `step`), `order` the row
-    numbers [replicates, steps * BATCH]. Writes `output` [heads, SPLITS, ROWS, OUT_PAD] and, with GRAM, `gram` [heads,
-    SPLITS, ROWS, ROWS] for step t + 1 (step t without UPDATE). ROWS is BATCH or, for matrix units, at least 16. A tile
-    is TILE inputs with all their bases; KIND1 of -1 means that there is no second branch.
+    `turn` [heads] is the next step t; `delta` [heads, ROWS, OUT_PAD] is the clipped gradient by the outputs of step
+    t - 1; `order` holds row numbers [replicates, steps * BATCH]. Writes `output` [heads, SPLITS, ROWS, OUT_PAD] and,
+    with GRAM, `gram` [heads, SPLITS, ROWS, ROWS] for step t. ROWS is BATCH or, for matrix units, at least 16. A tile is
+    TILE inputs with all their bases; KIND1 of -1 means that there is no second branch. `scalar` [heads, 4] is decay,
+    rate, bias correction and clipping factor. With SCALER, `own` [heads, INPUTS, OUT] is the scaler's gradient, not
+    clipped. With NORM0 or NORM1 a branch reads `normed` rows times the trained scale plus shift: `affine` holds both
+    [heads, 2, INPUTS] (with a stride) as they are now, `before` as they were at step t - 1.
     """
     head = tl.program_id(0).to(tl.int64)
     share = tl.program_id(1)
-    step = tl.load(step_ptr)
-    rows_ptr = order_ptr + tl.load(replicate_ptr + head).to(tl.int64) * order_stride + step * BATCH
-    next_ptr = rows_ptr + BATCH if UPDATE else rows_ptr
+    turn = tl.load(turn_ptr + head)
+    next_ptr = order_ptr + tl.load(replicate_ptr + head).to(tl.int64) * order_stride + turn * BATCH
+    last_ptr = next_ptr - BATCH
     delta_ptr += head * ROWS * OUT_PAD
     FEW: tl.constexpr = ROWS < 16
+    NORM: tl.constexpr = NORM0 or NORM1
     tiles: tl.constexpr = (INPUTS + TILE - 1) // TILE
     each: tl.constexpr = (tiles + SPLITS - 1) // SPLITS
     o = tl.arange(0, OUT_PAD)
@@ -90,153 +49,126 @@ def update_and_forward(
     decay = tl.load(scalar_ptr + head * 4)
     rate = tl.load(scalar_ptr + head * 4 + 1)
     correction = tl.load(scalar_ptr + head * 4 + 2)
-    delta = tl.load(delta_ptr + b[:, None] * OUT_PAD + o[None, :])
-    before = tl.load(rows_ptr + b, mask=b < BATCH, other=0).to(tl.int64)
-    # Behind an epoch's last step there are no next rows to read.
-    after = tl.load(next_ptr + b, mask=(b < BATCH) & FORWARD, other=0).to(tl.int64)
+    if SCALER:
+        factor = tl.load(scalar_ptr + head * 4 + 3)
     if FEW:
-        sums = tl.zeros((ROWS, TILE, OUT_PAD), tl.float32)
-        gram = tl.zeros((ROWS, ROWS, TILE), tl.float32)
+        if UPDATE:
+            delta = delta_rows(delta_ptr, o, BATCH, OUT_PAD)
+        sums = ()
+        gram = ()
+        for _ in tl.static_range(BATCH):
+            sums = sums + (tl.zeros((TILE, OUT_PAD), tl.float32),)
+        if GRAM:
+            for _ in tl.static_range(BATCH * BATCH):
+                gram = gram + (tl.zeros((TILE,), tl.float32),)
     else:
+        if UPDATE:
+            delta = tl.load(delta_ptr + b[:, None] * OUT_PAD + o[None, :])
+            last = tl.load(last_ptr + b, mask=b < BATCH, other=0).to(tl.int64)[:, None] * INPUTS
+        if FORWARD:
+            # Behind an epoch's last step there are no next rows to read.
+            following = tl.load(next_ptr + b, mask=b < BATCH, other=0).to(tl.int64)[:, None] * INPUTS
         sums = tl.zeros((ROWS, OUT_PAD), tl.float32)
-        gram = tl.zeros((ROWS, ROWS), tl.float32)
+        gram = tl.zeros((ROWS, ROWS) if GRAM else (1, 1), tl.float32)
     for turn in range(each):
         i = (share * each + turn) * TILE + tl.arange(0, TILE)
         inside = i < INPUTS
         mask = inside[:, None] & (o < OUT)[None, :]
-        x_before = tl.load(x_ptr + before[:, None] * INPUTS + i[None, :], mask=inside[None, :], other=0.0)
-        x_after = tl.load(x_ptr + after[:, None] * INPUTS + i[None, :], mask=inside[None, :], other=0.0)
+        if FEW:
+            if UPDATE:
+                x_last = rows_of(x_ptr, last_ptr, i, inside, INPUTS, BATCH)
+            if FORWARD:
+                x_next = rows_of(x_ptr, next_ptr, i, inside, INPUTS, BATCH)
+        else:
+            if UPDATE:
+                x_last = tl.load(x_ptr + last + i[None, :], mask=inside[None, :], other=0.0)
+            if FORWARD:
+                x_next = tl.load(x_ptr + following + i[None, :], mask=inside[None, :], other=0.0)
+        if NORM:
+            affine = affine_ptr + head * affine_stride + i
+            scale = tl.load(affine, mask=inside, other=0.0)
+            shift = tl.load(affine + INPUTS, mask=inside, other=0.0)
+            before = before_ptr + head * 2 * INPUTS + i
+            old_scale = tl.load(before, mask=inside, other=0.0)
+            old_shift = tl.load(before + INPUTS, mask=inside, other=0.0)
+            if FEW:
+                if UPDATE:
+                    z_last = rows_of(normed_ptr, last_ptr, i, inside, INPUTS, BATCH)
+                    z_last = affine_rows(z_last, old_scale, old_shift, BATCH)
+                if FORWARD:
+                    z_next = rows_of(normed_ptr, next_ptr, i, inside, INPUTS, BATCH)
+                    z_next = affine_rows(z_next, scale, shift, BATCH)
+            else:
+                if UPDATE:
+                    z_last = tl.load(normed_ptr + last + i[None, :], mask=inside[None, :], other=0.0)
+                    z_last = z_last * old_scale[None, :] + old_shift[None, :]
+                if FORWARD:
+                    z_next = tl.load(normed_ptr + following + i[None, :], mask=inside[None, :], other=0.0)
+                    z_next = z_next * scale[None, :] + shift[None, :]
         if SCALER:
             s_at = head * INPUTS * OUT + i[:, None] * OUT + o[None, :]
             s = tl.load(scaler_ptr + s_at, mask=mask, other=0.0)
-            own = tl.zeros((TILE, OUT_PAD), tl.float32)
-            part = tl.zeros((ROWS, TILE, OUT_PAD) if FEW else (ROWS, OUT_PAD), tl.float32)
+            s_next = s
+            if UPDATE:
+                own = tl.load(own_ptr + s_at, mask=mask, other=0.0)
+                # A frozen head's own gradient may be infinite.
+                own = tl.where(factor > 0, own * factor, 0.0)
+                m = tl.load(scaler_first_ptr + s_at, mask=mask, other=0.0)
+                v = tl.load(scaler_second_ptr + s_at, mask=mask, other=0.0)
+                s_next, m, v = adamw(s, m, v, own, decay, rate, correction)
+                tl.store(scaler_ptr + s_at, s_next, mask=mask)
+                tl.store(scaler_first_ptr + s_at, m, mask=mask)
+                tl.store(scaler_second_ptr + s_at, v, mask=mask)
         for k in range(WIDTH0):
             at = head * FEATURES * OUT + (i * WIDTH0 + k)[:, None] * OUT + o[None, :]
             w = tl.load(weight_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
             if UPDATE:
                 m = tl.load(first_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
                 v = tl.load(second_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
-                g = _gradient(
-                    x_before, x_ptr, rows_ptr, i, inside, k, delta, delta_ptr, o, low, inverse, sharpness, KIND0, ORDER,
-                    INPUTS, BATCH, OUT_PAD, FEW, PRECISION,
-                )  # fmt: skip
+                g = gradient_tile(
+                    z_last if NORM0 else x_last, delta, k, low, inverse, sharpness, KIND0, ORDER, BATCH, FEW, PRECISION
+                )
                 if SCALER:
-                    own += w * g
                     g *= s
-                w, m, v = _adamw(w, m, v, g, decay, rate, correction)
+                w, m, v = adamw(w, m, v, g, decay, rate, correction)
                 tl.store(weight_ptr + at, w, mask=mask, eviction_policy="evict_first")
                 tl.store(first_ptr + at, m, mask=mask, eviction_policy="evict_first")
                 tl.store(second_ptr + at, v, mask=mask, eviction_policy="evict_first")
             if FORWARD:
-                if not SCALER:
-                    sums, gram = _forward(
-                        sums, gram, w, x_after, inside, k, low, inverse, sharpness, KIND0, ORDER, FEW, GRAM, PRECISION
-                    )
-                elif FEW:
-                    part, gram = _forward(
-                        part, gram, w, x_after, inside, k, low, inverse, sharpness, KIND0, ORDER, FEW, GRAM, PRECISION
-                    )
+                if SCALER:
+                    w *= s_next
+                sums, gram = forward_tile(
+                    sums, gram, w, z_next if NORM0 else x_next, inside, k, low, inverse, sharpness, KIND0, ORDER, BATCH,
+                    FEW, GRAM, PRECISION,
+                )  # fmt: skip
         if KIND1 >= 0:
             at = head * FEATURES * OUT + (INPUTS * WIDTH0 + i)[:, None] * OUT + o[None, :]
             w = tl.load(weight_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
             if UPDATE:
                 m = tl.load(first_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
                 v = tl.load(second_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
-                g = _gradient(
-                    x_before, x_ptr, rows_ptr, i, inside, 0, delta, delta_ptr, o, low, inverse, sharpness, KIND1, ORDER,
-                    INPUTS, BATCH, OUT_PAD, FEW, PRECISION,
-                )  # fmt: skip
-                w, m, v = _adamw(w, m, v, g, decay, rate, correction)
+                g = gradient_tile(
+                    z_last if NORM1 else x_last, delta, 0, low, inverse, sharpness, KIND1, ORDER, BATCH, FEW, PRECISION
+                )
+                w, m, v = adamw(w, m, v, g, decay, rate, correction)
                 tl.store(weight_ptr + at, w, mask=mask, eviction_policy="evict_first")
                 tl.store(first_ptr + at, m, mask=mask, eviction_policy="evict_first")
                 tl.store(second_ptr + at, v, mask=mask, eviction_policy="evict_first")
             if FORWARD:
-                sums, gram = _forward(
-                    sums, gram, w, x_after, inside, 0, low, inverse, sharpness, KIND1, ORDER, FEW, GRAM, PRECISION
-                )
-        if SCALER:
-            if UPDATE:
-                m = tl.load(scaler_first_ptr + s_at, mask=mask, other=0.0)
-                v = tl.load(scaler_second_ptr + s_at, mask=mask, other=0.0)
-                s, m, v = _adamw(s, m, v, own, decay, rate, correction)
-                tl.store(scaler_ptr + s_at, s, mask=mask)
-                tl.store(scaler_first_ptr + s_at, m, mask=mask)
-                tl.store(scaler_second_ptr + s_at, v, mask=mask)
-            if FORWARD:
-                if FEW:
-                    sums += part * s[None, :, :]
-                else:
-                    # A product sums over inputs, so the new scaler has to go in before it: the weights come back from
-                    # the cache that they were just written to.
-                    tl.debug_barrier()
-                    for k in range(WIDTH0):
-                        at = head * FEATURES * OUT + (i * WIDTH0 + k)[:, None] * OUT + o[None, :]
-                        w = tl.load(weight_ptr + at, mask=mask, other=0.0) * s
-                        sums, gram = _forward(
-                            sums, gram, w, x_after, inside, k, low, inverse, sharpness, KIND0, ORDER, FEW, GRAM,
-                            PRECISION,
-                        )  # fmt: skip
+                sums, gram = forward_tile(
+                    sums, gram, w, z_next if NORM1 else x_next, inside, 0, low, inverse, sharpness, KIND1, ORDER, BATCH,
+                    FEW, GRAM, PRECISION,
+                )  # fmt: skip
     if FORWARD:
         place = (head * SPLITS + share) * ROWS
         if FEW:
-            outputs = tl.sum(sums, axis=1)
-            inner = tl.sum(gram, axis=2)
+            for r in tl.static_range(BATCH):
+                tl.store(output_ptr + (place + r) * OUT_PAD + o, tl.sum(sums[r], axis=0))
+                if GRAM:
+                    for c in tl.static_range(BATCH):
+                        tl.store(gram_ptr + (place + r) * ROWS + c, tl.sum(gram[r * BATCH + c], axis=0))
         else:
-            outputs = sums
-            inner = gram
-        tl.store(output_ptr + (place + b[:, None]) * OUT_PAD + o[None, :], outputs)
-        if GRAM:
-            c = tl.arange(0, ROWS)
-            tl.store(gram_ptr + (place + b[:, None]) * ROWS + c[None, :], inner)
-
-
-@triton.jit
-def clip_norm(
-    weight_ptr, scaler_ptr, x_ptr, order_ptr, replicate_ptr, delta_ptr, norm_ptr, step_ptr, order_stride, low, inverse,
-    sharpness, INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr,
-    BATCH: tl.constexpr, ROWS: tl.constexpr, KIND0: tl.constexpr, WIDTH0: tl.constexpr, KIND1: tl.constexpr,
-    ORDER: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Squared norm of the first layer's gradients where a scaler stands beside the weights: norm [heads, SPLITS].
-
-    Gram matrices do not give it: the gradients are s * G and the sum over the bases of W * G, so W and s are read once
-    more. `delta` is not clipped yet.
-    """
-    head = tl.program_id(0).to(tl.int64)
-    share = tl.program_id(1)
-    step = tl.load(step_ptr)
-    rows_ptr = order_ptr + tl.load(replicate_ptr + head).to(tl.int64) * order_stride + step * BATCH
-    delta_ptr += head * ROWS * OUT_PAD
-    FEW: tl.constexpr = ROWS < 16
-    tiles: tl.constexpr = (INPUTS + TILE - 1) // TILE
-    each: tl.constexpr = (tiles + SPLITS - 1) // SPLITS
-    o = tl.arange(0, OUT_PAD)
-    b = tl.arange(0, ROWS)
-    rows = tl.load(rows_ptr + b, mask=b < BATCH, other=0).to(tl.int64)
-    delta = tl.load(delta_ptr + b[:, None] * OUT_PAD + o[None, :])
-    total = tl.zeros((TILE, OUT_PAD), tl.float32)
-    for turn in range(each):
-        i = (share * each + turn) * TILE + tl.arange(0, TILE)
-        inside = i < INPUTS
-        mask = inside[:, None] & (o < OUT)[None, :]
-        x = tl.load(x_ptr + rows[:, None] * INPUTS + i[None, :], mask=inside[None, :], other=0.0)
-        s = tl.load(scaler_ptr + head * INPUTS * OUT + i[:, None] * OUT + o[None, :], mask=mask, other=0.0)
-        own = tl.zeros((TILE, OUT_PAD), tl.float32)
-        squares = tl.zeros((TILE, OUT_PAD), tl.float32)
-        for k in range(WIDTH0):
-            g = _gradient(
-                x, x_ptr, rows_ptr, i, inside, k, delta, delta_ptr, o, low, inverse, sharpness, KIND0, ORDER, INPUTS,
-                BATCH, OUT_PAD, FEW, PRECISION,
-            )  # fmt: skip
-            at = head * FEATURES * OUT + (i * WIDTH0 + k)[:, None] * OUT + o[None, :]
-            own += tl.load(weight_ptr + at, mask=mask, other=0.0) * g
-            squares += g * g
-        if KIND1 >= 0:
-            g = _gradient(
-                x, x_ptr, rows_ptr, i, inside, 0, delta, delta_ptr, o, low, inverse, sharpness, KIND1, ORDER, INPUTS,
-                BATCH, OUT_PAD, FEW, PRECISION,
-            )  # fmt: skip
-            total += tl.where(mask, g * g, 0.0)
-        total += own * own + squares * s * s
-    tl.store(norm_ptr + head * SPLITS + share, tl.sum(tl.sum(total, axis=1), axis=0))
+            tl.store(output_ptr + (place + b[:, None]) * OUT_PAD + o[None, :], sums)
+            if GRAM:
+                c = tl.arange(0, ROWS)
+                tl.store(gram_ptr + (place + b[:, None]) * ROWS + c[None, :], gram)

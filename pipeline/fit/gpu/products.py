@@ -1,0 +1,110 @@
+"""What the first layer's kernels share: AdamW, rows of a minibatch, and products of a tile of weights [inputs, out].
+
+Few rows (at most 4) are summed over on the ordinary units, row by row, as tuples of vectors that share the layout of a
+weight tile; more rows are tensors [rows, inputs] and go to the matrix units.
+"""
+
+import triton
+import triton.language as tl
+
+from pipeline.fit.gpu.bases import slope, value
+
+__all__ = ["adamw", "affine_rows", "backward_tile", "delta_rows", "forward_tile", "gradient_tile", "rows_of"]
+
+
+@triton.jit
+def adamw(w, m, v, g, decay, rate, correction):
+    """One AdamW update; returns weight and both moments. `rate` and `correction` hold the bias corrections."""
+    m = m * 0.9 + g * 0.1
+    v = v * 0.999 + g * g * 0.001
+    d = tl.sqrt(v) * correction + 1e-8
+    # d is positive, so this is 1 / d, in two instructions where a division takes eight.
+    r = tl.rsqrt(d)
+    return w * decay - rate * m * (r * r), m, v
+
+
+@triton.jit
+def rows_of(x_ptr, rows_ptr, i, inside, INPUTS: tl.constexpr, BATCH: tl.constexpr):
+    """The inputs i of every row of a small minibatch, as a tuple of vectors: they share the layout of a weight tile."""
+    found = ()
+    for r in tl.static_range(BATCH):
+        row = tl.load(rows_ptr + r).to(tl.int64)
+        found = found + (tl.load(x_ptr + row * INPUTS + i, mask=inside, other=0.0),)
+    return found
+
+
+@triton.jit
+def delta_rows(delta_ptr, o, BATCH: tl.constexpr, OUT_PAD: tl.constexpr):
+    """Rows of delta [rows, o] as a tuple of vectors."""
+    found = ()
+    for r in tl.static_range(BATCH):
+        found = found + (tl.load(delta_ptr + r * OUT_PAD + o),)
+    return found
+
+
+@triton.jit
+def affine_rows(rows, scale, shift, BATCH: tl.constexpr):
+    """Each row times scale plus shift."""
+    found = ()
+    for r in tl.static_range(BATCH):
+        found = found + (rows[r] * scale + shift,)
+    return found
+
+
+@triton.jit
+def gradient_tile(
+    x, delta, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, BATCH: tl.constexpr,
+    FEW: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Basis k's gradient tile [i, o]: expansion of the minibatch transposed, times delta [rows, o]."""
+    if FEW:
+        g = value(x[0], k, low, inverse, sharpness, KIND, ORDER)[:, None] * delta[0][None, :]
+        for r in tl.static_range(1, BATCH):
+            g += value(x[r], k, low, inverse, sharpness, KIND, ORDER)[:, None] * delta[r][None, :]
+    else:
+        phi = value(x, k, low, inverse, sharpness, KIND, ORDER)
+        g = tl.dot(tl.trans(phi), delta, input_precision=PRECISION)
+    return g
+
+
+@triton.jit
+def forward_tile(
+    sums, gram, w, x, inside, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr,
+    BATCH: tl.constexpr, FEW: tl.constexpr, GRAM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add basis k's part of the outputs and of the Gram matrix of the expansion; w is [i, o]."""
+    if FEW:
+        found = ()
+        phis = ()
+        for r in tl.static_range(BATCH):
+            phi = tl.where(inside, value(x[r], k, low, inverse, sharpness, KIND, ORDER), 0.0)
+            found = found + (sums[r] + phi[:, None] * w,)
+            phis = phis + (phi,)
+        inner = ()
+        if GRAM:
+            for r in tl.static_range(BATCH):
+                for c in tl.static_range(BATCH):
+                    inner = inner + (gram[r * BATCH + c] + phis[r] * phis[c],)
+    else:
+        phi = tl.where(inside[None, :], value(x, k, low, inverse, sharpness, KIND, ORDER), 0.0)
+        found = tl.dot(phi, w, sums, input_precision=PRECISION)
+        inner = gram
+        if GRAM:
+            inner = tl.dot(phi, tl.trans(phi), gram, input_precision=PRECISION)
+    return found, inner
+
+
+@triton.jit
+def backward_tile(
+    back, z, w, delta, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, BATCH: tl.constexpr,
+    FEW: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add what basis k hands down to its input z: [rows, i], or for few rows [i, o] of each, not yet times delta."""
+    if FEW:
+        found = ()
+        for r in tl.static_range(BATCH):
+            found = found + (back[r] + slope(z[r], k, low, inverse, sharpness, KIND, ORDER)[:, None] * w,)
+    else:
+        found = tl.dot(delta, tl.trans(w), input_precision=PRECISION)
+        found = back + found * slope(z, k, low, inverse, sharpness, KIND, ORDER)
+    return found
