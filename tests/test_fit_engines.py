@@ -13,13 +13,12 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.fit.native_engine import NativeEngine, supports
-from pipeline.heads.families import build_network
+from pipeline.heads.families import ACTIVATIONS, HEADS, build_network
 from pipeline.heads.resolve import resolve
 from tests.engine_parity import difference, trained
 
 ROOT = Path(__file__).parents[1]
-#: Families that the C engine trains so far.
-FAMILIES = ("linear", "mlp", "effi_kan", "fast_kan", "faster_kan")
+FAMILIES = tuple(HEADS)
 
 
 def case(head: str, protocol: str = "clean", *, batch_size: int = 4, classes: int = 3, **options) -> dict:
@@ -53,6 +52,16 @@ def test_native_engine_equals_plain(head, protocol, batch_size):
         ("mlp", {"activation": "sigmoid", "clip": 0.01}),
         ("mlp", {"activation": "identity", "weight_decay": 0.5}),
         ("mlp", {"activation": "silu", "clip": float("inf")}),
+        *(("mlp", {"activation": name, "layer_norm": True, "hidden": [12, 9]}) for name in ACTIVATIONS[-4:]),
+        *(("bspline_mlp", {"activation": name, "hidden": [12, 9]}) for name in ("none", "relu", "polynomial3")),
+        ("bspline_mlp", {"layer_norm": True, "hidden": [1], "order": 2}),
+        ("fourier_kan", {"grid": 4, "hidden": [7], "layer_norm": True, "base": "silu"}),
+        ("cheby_kan", {"order": 5, "hidden": [7, 5], "layer_norm": True, "base": "identity"}),
+        ("cheby_kan", {"order": 1}),
+        ("effi_kan", {"layer_norm": True, "base": "zero", "grid": 12}),
+        ("effi_kan", {"grid": 300, "base": "identity"}),
+        ("ensemble_kan", {"hidden": [7, 5]}),
+        ("ensemble_kan", {"hidden": []}),
     ],
 )
 def test_native_engine_covers_every_option(head, options):

@@ -17,7 +17,10 @@ from pipeline.heads.network import LayerSpec, NetworkSpec
 __all__ = ["NativeEngine", "supports"]
 
 #: Codes of head.h, in its order.
-BASES = ("identity", "relu", "gelu", "silu", "tanh", "sigmoid", "b_spline", "radial", "switch")
+BASES = (
+    "identity", "relu", "gelu", "silu", "tanh", "sigmoid", "b_spline", "radial", "switch", "square_relu", "polynomial2",
+    "polynomial3", "polynomial5", "fourier", "chebyshev",
+)  # fmt: skip
 #: Weight columns are rounded up to this many, the widest vector in use.
 VECTOR = 16
 #: A tensor with its moments; gradients are a worker's own.
@@ -28,8 +31,7 @@ def supports(network: NetworkSpec) -> bool:
     """Whether the C engine can train this network here: its bases are known and the library is there."""
     known = all(branch.basis in BASES for layer in network.layers for branch in layer.branches)
     fits = len(network.layers) <= MAX_LAYERS and all(len(layer.branches) <= MAX_BRANCHES for layer in network.layers)
-    simple = network.stacks == 1 and not any(layer.units for layer in network.layers)
-    return known and fits and simple and trainer() is not None
+    return known and fits and trainer() is not None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def _buffers(layer: LayerSpec, rows: int, columns: int) -> dict[str, Tensor]:
         "output": rows * columns,
         "delta": rows * columns,
         "strip": TILE * columns,
+        "values": (rows + 1) * layer.inputs * sum(layer.widths) if layer.units else 0,
     }
     return {name: torch.zeros(size) for name, size in sizes.items()}
 
@@ -68,8 +71,8 @@ class NativeEngine:
         self.tensors = {}
         for name, tensor in tensors.items():
             columns = -(-tensor.shape[-1] // VECTOR) * VECTOR
-            norm = ".norm_" in name
-            shape = tensor.shape if norm else (*tensor.shape[:-1], columns)
+            inner = name.endswith((".norm_scale", ".norm_shift", ".unit"))
+            shape = tensor.shape if inner else (*tensor.shape[:-1], columns)
             self._state[name] = {kind: torch.zeros(shape) for kind in _STATE}
             self.tensors[name] = self._state[name]["value"][..., : tensor.shape[-1]]
             self.tensors[name].copy_(tensor)
@@ -81,12 +84,15 @@ class NativeEngine:
     def _workspace(self, rows: int) -> _Workspace:
         gradients = {name: torch.zeros(state["value"].shape[1:]) for name, state in self._state.items()}
         buffers = [_buffers(layer, rows, -(-layer.outputs // VECTOR) * VECTOR) for layer in self.network.layers]
+        for chain in self.network.chains:
+            buffers[chain.start]["input"] = buffers[0]["input"]
         return _Workspace(gradients, buffers, torch.zeros(rows, dtype=torch.int64))
 
     def _head(self, index: int, space: _Workspace) -> Head:
         config = self.configs[index]
         head = Head(
             layers=len(self.network.layers),
+            depth=len(self.network.layers) // self.network.stacks,
             classes=self.network.outputs,
             ready=int(self.source.ready is not None),
             regression=int(self.targets.dtype == torch.float32),
@@ -106,6 +112,7 @@ class NativeEngine:
         to.inputs, to.outputs, to.features = layer.inputs, layer.outputs, layer.features
         to.columns = -(-layer.outputs // VECTOR) * VECTOR
         to.branches, to.bias, to.scaler, to.normed = len(layer.branches), layer.bias, layer.scaler, layer.normed
+        to.units = layer.units
         to.low, to.sharpness, to.order = layer.grid.low, layer.grid.sharpness, layer.grid.order
         splines = any(branch.basis == "b_spline" for branch in layer.branches)
         to.step = (layer.grid.high - layer.grid.low) / (layer.grid.intervals if splines else layer.grid.centres - 1)

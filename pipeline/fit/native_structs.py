@@ -7,7 +7,7 @@ from pipeline.native import library
 
 __all__ = ["MAX_BRANCHES", "MAX_LAYERS", "TILE", "Head", "Layer", "TensorPointers", "trainer"]
 
-MAX_BRANCHES, MAX_LAYERS = 4, 8
+MAX_BRANCHES, MAX_LAYERS = 4, 24
 #: Features that are taken at once.
 TILE = 128
 
@@ -34,15 +34,16 @@ class Layer(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("inputs", "outputs", "columns", "features")),
-        *((name, ctypes.c_int32) for name in ("branches", "bias", "scaler", "normed")),
+        *((name, ctypes.c_int32) for name in ("branches", "bias", "scaler", "normed", "units")),
         ("branch", Branch * MAX_BRANCHES),
         *((name, ctypes.c_float) for name in ("low", "step", "sharpness")),
         ("order", ctypes.c_int32),
-        *((name, TensorPointers) for name in ("weight_", "scaler_", "bias_", "norm_scale_", "norm_shift_")),
+        *((name, TensorPointers) for name in ("weight_", "scaler_", "bias_", "norm_scale_", "norm_shift_", "unit_")),
         *(
             (name, _pointer)
             for name in (
                 "input", "normal", "deviation", "expansion", "expansion_gradient", "output", "delta", "strip",
+                "values",
             )
         ),
     )  # fmt: skip
@@ -52,7 +53,7 @@ class Head(ctypes.Structure):
     """`Head` of head.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("layers", "classes", "ready", "regression")),
+        *((name, ctypes.c_int32) for name in ("layers", "depth", "classes", "ready", "regression")),
         ("layer", Layer * MAX_LAYERS),
         *((name, ctypes.c_float) for name in ("lr", "weight_decay", "clip")),
         ("row", _pointer),

@@ -1,10 +1,73 @@
-/* Expansions and their derivatives; the formulas are those of pipeline/heads/bases.py. */
+/* Basis functions and their derivatives over a row of inputs; the formulas are those of pipeline/heads/bases.py.
+
+   A basis of several functions is evaluated over flat arrays, each input repeated beside the number of its function, so
+   that loops are long enough for vectors whatever the width. */
 #include <math.h>
 #include <string.h>
 
 #include "head.h"
 
-static const float NORM_EPSILON = 1e-5f;
+enum { FLAT = 256 };
+
+static int block_of(int width) { return width < FLAT ? FLAT / width : 1; }
+
+/* number[i, j] = j */
+static void count_up(int block, int width, float *number)
+{
+    for (int i = 0; i < block; i++)
+        for (int j = 0; j < width; j++)
+            number[i * width + j] = j;
+}
+
+/* Inlined with a constant width, the loops over functions unroll. */
+static inline __attribute__((always_inline)) void repeat_any(const Layer *l, const float *x, int some, int width,
+                                                             float shift, float *at)
+{
+    const float inverse = 1 / l->step;
+    for (int i = 0; i < some; i++) {
+        const float u = (x[i] - l->low) * inverse + shift;
+        for (int j = 0; j < width; j++)
+            at[i * width + j] = u;
+    }
+}
+
+static inline __attribute__((always_inline)) void sums_any(const float *from, int some, int width, float factor, float *dx)
+{
+    for (int i = 0; i < some; i++) {
+        float total = 0;
+        for (int j = 0; j < width; j++)
+            total += from[i * width + j];
+        dx[i] += total * factor;
+    }
+}
+
+/* at[i, j] = (x[i] - low) / step + shift - j: how far an input is from function j, in steps of the grid. */
+static void distances(const Layer *l, const float *x, int some, int width, float shift, const float *number, float *at)
+{
+    if (width == 8)
+        repeat_any(l, x, some, 8, shift, at);
+    else
+        repeat_any(l, x, some, width, shift, at);
+    for (int f = 0; f < some * width; f++)
+        at[f] -= number[f];
+}
+
+static void add_sums(const float *from, int some, int width, float factor, float *dx)
+{
+    if (width == 8)
+        sums_any(from, some, 8, factor, dx);
+    else
+        sums_any(from, some, width, factor, dx);
+}
+
+/* 1 / x for x from 1 to 2: a parabola and two of Newton's steps, a third of a division's time. */
+static inline float reciprocal(float x)
+{
+    float r = 2.12121212f + x * (-1.45454545f + x * 0.32323232f);
+    r += r * (1 - x * r);
+    r += r * (1 - x * r);
+    return r;
+}
 
 static float power(float x, int n)
 {
@@ -26,118 +89,160 @@ static void spline_terms(int order, float *term)
     }
 }
 
-static void splines(const Layer *l, const float *x, int count, int width, float *out)
+static void spline_values(int order, int size, const float *at, float *to)
 {
-    const int order = l->order;
+    if (order == 3) {
+        for (int f = 0; f < size; f++) {
+            const float t = fabsf(at[f]), a = at_least(2 - t, 0), b = at_least(1 - t, 0);
+            to[f] = a * a * a * (1 / 6.0f) - b * b * b * (4 / 6.0f);
+        }
+        return;
+    }
     const float half = (order + 1) * 0.5f;
     float term[4];
     spline_terms(order, term);
-    for (int i = 0; i < count; i++) {
-        const float u = (x[i] - l->low) / l->step + order - half;
-        float *to = out + (int64_t)i * width;
-        if (order == 3) {
-#pragma omp simd
-            for (int j = 0; j < width; j++) {
-                const float t = fabsf(u - j), a = at_least(2 - t, 0), b = at_least(1 - t, 0);
-                to[j] = a * a * a * (1 / 6.0f) - b * b * b * (4 / 6.0f);
-            }
-            continue;
-        }
-        for (int j = 0; j < width; j++) {
-            const float t = fabsf(u - j);
-            float sum = 0;
-            for (int n = 0; n <= order / 2; n++)
-                sum += term[n] * power(at_least(half - n - t, 0), order);
-            to[j] = sum;
-        }
-    }
+    memset(to, 0, sizeof(float) * size);
+    for (int n = 0; n <= order / 2; n++)
+        for (int f = 0; f < size; f++)
+            to[f] += term[n] * power(at_least(half - n - fabsf(at[f]), 0), order);
 }
 
-static void splines_backward(const Layer *l, const float *x, int count, int width, const float *g, float *dx)
+/* Derivatives by the distance; at the very centre the sum has none of its own but zero. */
+static void spline_slopes(int order, int size, const float *at, float *to)
 {
-    const int order = l->order;
-    const float half = (order + 1) * 0.5f, inverse = 1 / l->step;
+    if (order == 3) {
+        for (int f = 0; f < size; f++) {
+            const float t = fabsf(at[f]), a = at_least(2 - t, 0), b = at_least(1 - t, 0);
+            const float slope = 2 * b * b - 0.5f * a * a;
+            to[f] = at[f] > 0 ? slope : at[f] < 0 ? -slope : 0;
+        }
+        return;
+    }
+    const float half = (order + 1) * 0.5f;
     float term[4];
     spline_terms(order, term);
-    for (int i = 0; i < count; i++) {
-        const float u = (x[i] - l->low) / l->step + order - half;
-        const float *from = g + (int64_t)i * width;
-        float total = 0;
-        if (order == 3) {
-#pragma omp simd reduction(+ : total)
-            for (int j = 0; j < width; j++) {
-                const float s = u - j, t = fabsf(s), a = at_least(2 - t, 0), b = at_least(1 - t, 0);
-                const float slope = 2 * b * b - 0.5f * a * a;
-                total += from[j] * (s > 0 ? slope : s < 0 ? -slope : 0);
-            }
-        } else {
-            for (int j = 0; j < width; j++) {
-                const float s = u - j, t = fabsf(s);
-                float sum = 0;
-                for (int n = 0; n <= order / 2; n++)
-                    if (half - n - t > 0)
-                        sum -= term[n] * order * power(half - n - t, order - 1);
-                total += from[j] * (s > 0 ? sum : s < 0 ? -sum : 0);
-            }
+    memset(to, 0, sizeof(float) * size);
+    for (int n = 0; n <= order / 2; n++)
+        for (int f = 0; f < size; f++) {
+            const float left = half - n - fabsf(at[f]);
+            const float slope = left > 0 ? term[n] * order * power(left, order - 1) : 0;
+            to[f] -= at[f] > 0 ? slope : at[f] < 0 ? -slope : 0;
         }
-        dx[i] += total * inverse;
-    }
 }
 
-static void bumps(const Layer *l, const float *x, int count, int width, int radial, float *out)
+static void gridded(const Layer *l, int basis, const float *x, int count, int width, float *out)
 {
-    for (int i = 0; i < count; i++) {
-        float *to = out + (int64_t)i * width;
-        if (radial) {
-#pragma omp simd
-            for (int j = 0; j < width; j++) {
-                const float t = (x[i] - l->low) / l->step - j;
-                to[j] = exponential(-t * t);
-            }
-        } else {
+    const int block = block_of(width);
+    const float shift = basis == B_SPLINE ? (l->order - 1) * 0.5f : 0, scale = l->step * l->sharpness;
+    float number[block * width], at[block * width];
+    count_up(block, width, number);
+    for (int from = 0; from < count; from += block) {
+        const int some = count - from < block ? count - from : block, size = some * width;
+        float *to = out + (int64_t)from * width;
+        distances(l, x + from, some, width, shift, number, at);
+        if (basis == B_SPLINE)
+            spline_values(l->order, size, at, to);
+        else if (basis == RADIAL)
+            for (int f = 0; f < size; f++)
+                to[f] = exponential(-at[f] * at[f]);
+        else
             /* 1 - tanh(a)^2 = 4 e / (1 + e)^2 with e = exp(-2 |a|): no overflow, no cancellation. */
-#pragma omp simd
-            for (int j = 0; j < width; j++) {
-                const float e = exponential(-2 * fabsf((x[i] - l->low - j * l->step) * l->sharpness));
-                to[j] = 4 * e / ((1 + e) * (1 + e));
+            for (int f = 0; f < size; f++) {
+                const float e = exponential(-2 * fabsf(at[f] * scale));
+                const float r = reciprocal(1 + e);
+                to[f] = 4 * e * r * r;
             }
-        }
     }
 }
 
-static void bumps_backward(const Layer *l, const float *x, int count, int width, int radial, const float *value,
-                           const float *g, float *dx)
+static void gridded_backward(const Layer *l, int basis, const float *x, int count, int width, const float *value,
+                             const float *g, float *dx)
 {
-    for (int i = 0; i < count; i++) {
-        const float *from = g + (int64_t)i * width, *phi = value + (int64_t)i * width;
-        float total = 0;
-        if (radial) {
-#pragma omp simd reduction(+ : total)
-            for (int j = 0; j < width; j++) {
-                const float t = (x[i] - l->low) / l->step - j;
-                total += from[j] * phi[j] * -2 * t;
-            }
-            total /= l->step;
+    const int block = block_of(width);
+    const float shift = basis == B_SPLINE ? (l->order - 1) * 0.5f : 0, scale = l->step * l->sharpness;
+    float number[block * width], at[block * width], slope[block * width];
+    count_up(block, width, number);
+    for (int from = 0; from < count; from += block) {
+        const int some = count - from < block ? count - from : block, size = some * width;
+        const float *own = g + (int64_t)from * width, *phi = value + (int64_t)from * width;
+        distances(l, x + from, some, width, shift, number, at);
+        if (basis == B_SPLINE) {
+            spline_slopes(l->order, size, at, slope);
+            for (int f = 0; f < size; f++)
+                slope[f] *= own[f];
+        } else if (basis == RADIAL) {
+            for (int f = 0; f < size; f++)
+                slope[f] = own[f] * phi[f] * -2 * at[f];
         } else {
-#pragma omp simd reduction(+ : total)
-            for (int j = 0; j < width; j++) {
-                const float a = (x[i] - l->low - j * l->step) * l->sharpness;
-                const float e = exponential(-2 * fabsf(a)), tangent = (1 - e) / (1 + e);
-                total += from[j] * phi[j] * (a > 0 ? -tangent : tangent);
+            for (int f = 0; f < size; f++) {
+                const float e = exponential(-2 * fabsf(at[f] * scale)), tangent = (1 - e) * reciprocal(1 + e);
+                slope[f] = own[f] * phi[f] * (at[f] > 0 ? -tangent : tangent);
             }
-            total *= 2 * l->sharpness;
         }
-        dx[i] += total;
+        add_sums(slope, some, width, basis == SWITCH ? 2 * l->sharpness : 1 / l->step, dx + from);
     }
 }
 
 static float sigmoid(float x) { return 1 / (1 + exponential(-x)); }
+
+/* Several functions of one input without a grid: powers, a Fourier series, Chebyshev polynomials. */
+static void series(int basis, const float *x, int count, int width, float *out)
+{
+    for (int i = 0; i < count; i++) {
+        float *to = out + (int64_t)i * width;
+        if (basis == FOURIER) {
+            const int half = width / 2;
+            const float c = cosf(x[i]), s = sinf(x[i]);
+            to[0] = c;
+            to[half] = s;
+            for (int n = 1; n < half; n++) {
+                to[n] = to[n - 1] * c - to[half + n - 1] * s;
+                to[half + n] = to[half + n - 1] * c + to[n - 1] * s;
+            }
+            continue;
+        }
+        const float z = basis == CHEBYSHEV ? tanhf(x[i]) : x[i];
+        to[0] = 1;
+        to[1] = z;
+        for (int n = 2; n < width; n++)
+            to[n] = basis == CHEBYSHEV ? 2 * z * to[n - 1] - to[n - 2] : z * to[n - 1];
+    }
+}
+
+static void series_backward(int basis, int count, int width, const float *value, const float *g, float *dx)
+{
+    for (int i = 0; i < count; i++) {
+        const float *from = g + (int64_t)i * width, *phi = value + (int64_t)i * width;
+        float total = 0;
+        if (basis == FOURIER) {
+            const int half = width / 2;
+            for (int n = 0; n < half; n++)
+                total += (n + 1) * (from[half + n] * phi[n] - from[n] * phi[half + n]);
+        } else if (basis == CHEBYSHEV) {
+            /* T_n' = n U_{n-1}, with U_0 = 1, U_1 = 2 z and the recursion of T. */
+            const float z = phi[1];
+            float before = 0, now = 1;
+            for (int n = 1; n < width; n++) {
+                total += n * from[n] * now;
+                const float next = 2 * z * now - before;
+                before = now;
+                now = next;
+            }
+            total *= 1 - z * z;
+        } else {
+            for (int n = 1; n < width; n++)
+                total += n * from[n] * phi[n - 1];
+        }
+        dx[i] += total;
+    }
+}
 
 static void pointwise(int basis, const float *x, int count, float *out)
 {
     switch (basis) {
     case IDENTITY: memcpy(out, x, sizeof(float) * count); break;
     case RELU: for (int i = 0; i < count; i++) out[i] = at_least(x[i], 0); break;
+    case SQUARE_RELU: for (int i = 0; i < count; i++) out[i] = at_least(x[i], 0) * at_least(x[i], 0); break;
     case GELU: for (int i = 0; i < count; i++) out[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.70710678f)); break;
     case SILU: for (int i = 0; i < count; i++) out[i] = x[i] * sigmoid(x[i]); break;
     case TANH: for (int i = 0; i < count; i++) out[i] = tanhf(x[i]); break;
@@ -145,120 +250,46 @@ static void pointwise(int basis, const float *x, int count, float *out)
     }
 }
 
+static float slope_of(int basis, float x)
+{
+    float s;
+    switch (basis) {
+    case IDENTITY: return 1;
+    case RELU: return x > 0;
+    case SQUARE_RELU: return 2 * at_least(x, 0);
+    case GELU: return 0.5f * (1 + erff(x * 0.70710678f)) + x * 0.39894228f * exponential(-0.5f * x * x);
+    case SILU: s = sigmoid(x); return s * (1 + x * (1 - s));
+    case TANH: s = tanhf(x); return 1 - s * s;
+    default: s = sigmoid(x); return s * (1 - s);
+    }
+}
+
 static void pointwise_backward(int basis, const float *x, int count, const float *g, float *dx)
 {
-    for (int i = 0; i < count; i++) {
-        float s;
-        switch (basis) {
-        case IDENTITY: s = 1; break;
-        case RELU: s = x[i] > 0; break;
-        case GELU:
-            s = 0.5f * (1 + erff(x[i] * 0.70710678f)) + x[i] * 0.39894228f * exponential(-0.5f * x[i] * x[i]);
-            break;
-        case SILU: s = sigmoid(x[i]); s = s * (1 + x[i] * (1 - s)); break;
-        case TANH: s = tanhf(x[i]); s = 1 - s * s; break;
-        default: s = sigmoid(x[i]); s = s * (1 - s);
-        }
-        dx[i] += s * g[i];
-    }
+    if (basis == SILU)
+        for (int i = 0; i < count; i++)
+            dx[i] += g[i] * slope_of(SILU, x[i]);
+    else
+        for (int i = 0; i < count; i++)
+            dx[i] += g[i] * slope_of(basis, x[i]);
 }
 
-/* Layer norm of each row into `normal` (before the trained scale and shift); `deviation` keeps 1 / its root. */
-static void normalise(const Layer *l, int rows)
+void basis_values(const Layer *l, const Branch *b, const float *x, float *out)
 {
-    for (int r = 0; r < rows; r++) {
-        const float *x = l->input + (int64_t)r * l->inputs;
-        float *n = l->normal + (int64_t)r * l->inputs, mean = 0, square = 0;
-        for (int i = 0; i < l->inputs; i++)
-            mean += x[i];
-        mean /= l->inputs;
-        for (int i = 0; i < l->inputs; i++)
-            square += (x[i] - mean) * (x[i] - mean);
-        const float inverse = 1 / sqrtf(square / l->inputs + NORM_EPSILON);
-        for (int i = 0; i < l->inputs; i++)
-            n[i] = (x[i] - mean) * inverse;
-        l->deviation[r] = inverse;
-    }
+    if (b->basis == B_SPLINE || b->basis == RADIAL || b->basis == SWITCH)
+        gridded(l, b->basis, x, l->inputs, b->width, out);
+    else if (b->width > 1)
+        series(b->basis, x, l->inputs, b->width, out);
+    else
+        pointwise(b->basis, x, l->inputs, out);
 }
 
-static void affine(const Layer *l, int row, float *z)
+void basis_backward(const Layer *l, const Branch *b, const float *x, const float *value, const float *g, float *dx)
 {
-    const float *n = l->normal + (int64_t)row * l->inputs;
-    for (int i = 0; i < l->inputs; i++)
-        z[i] = n[i] * l->norm_scale_.value[i] + l->norm_shift_.value[i];
-}
-
-/* expansion[rows, features] of input[rows, inputs]. */
-void expand(const Layer *l, int rows)
-{
-    if (l->normed)
-        normalise(l, rows);
-    float *z = l->deviation + rows;
-    for (int r = 0; r < rows; r++) {
-        const float *x = l->input + (int64_t)r * l->inputs;
-        float *out = l->expansion + (int64_t)r * l->features;
-        if (l->normed)
-            affine(l, r, z);
-        for (int b = 0; b < l->branches; b++) {
-            const Branch *branch = &l->branch[b];
-            const float *from = branch->normed ? z : x;
-            if (branch->basis == B_SPLINE)
-                splines(l, from, l->inputs, branch->width, out);
-            else if (branch->basis == RADIAL || branch->basis == SWITCH)
-                bumps(l, from, l->inputs, branch->width, branch->basis == RADIAL, out);
-            else
-                pointwise(branch->basis, from, l->inputs, out);
-            out += (int64_t)l->inputs * branch->width;
-        }
-    }
-}
-
-/* From expansion_gradient: the norm's gradients, and the gradient by the input where it is wanted (not NULL). */
-void expand_backward(const Layer *l, int rows, float *input_gradient)
-{
-    float *z = l->deviation + rows, *dz = z + l->inputs, *dx = dz + l->inputs;
-    if (l->normed) {
-        memset(l->norm_scale_.gradient, 0, sizeof(float) * l->inputs);
-        memset(l->norm_shift_.gradient, 0, sizeof(float) * l->inputs);
-    }
-    for (int r = 0; r < rows; r++) {
-        const float *x = l->input + (int64_t)r * l->inputs;
-        const float *value = l->expansion + (int64_t)r * l->features;
-        const float *g = l->expansion_gradient + (int64_t)r * l->features;
-        memset(dz, 0, sizeof(float) * 2 * l->inputs);
-        if (l->normed)
-            affine(l, r, z);
-        for (int b = 0; b < l->branches; b++) {
-            const Branch *branch = &l->branch[b];
-            const float *from = branch->normed ? z : x;
-            float *to = branch->normed ? dz : dx;
-            if (branch->normed || input_gradient) {
-                if (branch->basis == B_SPLINE)
-                    splines_backward(l, from, l->inputs, branch->width, g, to);
-                else if (branch->basis == RADIAL || branch->basis == SWITCH)
-                    bumps_backward(l, from, l->inputs, branch->width, branch->basis == RADIAL, value, g, to);
-                else
-                    pointwise_backward(branch->basis, from, l->inputs, g, to);
-            }
-            g += (int64_t)l->inputs * branch->width;
-            value += (int64_t)l->inputs * branch->width;
-        }
-        if (l->normed) {
-            const float *n = l->normal + (int64_t)r * l->inputs;
-            float mean = 0, along = 0;
-            for (int i = 0; i < l->inputs; i++) {
-                l->norm_scale_.gradient[i] += dz[i] * n[i];
-                l->norm_shift_.gradient[i] += dz[i];
-                dz[i] *= l->norm_scale_.value[i];
-                mean += dz[i];
-                along += dz[i] * n[i];
-            }
-            mean /= l->inputs;
-            along /= l->inputs;
-            for (int i = 0; i < l->inputs; i++)
-                dx[i] += (dz[i] - mean - n[i] * along) * l->deviation[r];
-        }
-        if (input_gradient)
-            memcpy(input_gradient + (int64_t)r * l->inputs, dx, sizeof(float) * l->inputs);
-    }
+    if (b->basis == B_SPLINE || b->basis == RADIAL || b->basis == SWITCH)
+        gridded_backward(l, b->basis, x, l->inputs, b->width, value, g, dx);
+    else if (b->width > 1)
+        series_backward(b->basis, l->inputs, b->width, value, g, dx);
+    else
+        pointwise_backward(b->basis, x, l->inputs, g, dx);
 }

@@ -5,8 +5,11 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { IDENTITY, RELU, GELU, SILU, TANH, SIGMOID, B_SPLINE, RADIAL, SWITCH };
-enum { MAX_BRANCHES = 4, MAX_LAYERS = 8 };
+enum {
+    IDENTITY, RELU, GELU, SILU, TANH, SIGMOID, B_SPLINE, RADIAL, SWITCH, SQUARE_RELU, POLYNOMIAL2, POLYNOMIAL3, POLYNOMIAL5,
+    FOURIER, CHEBYSHEV
+};
+enum { MAX_BRANCHES = 4, MAX_LAYERS = 24 };
 enum { TILE = 128 }; /* features that are taken at once, at most */
 
 /* A tensor with its AdamW moments; all three have the same layout. */
@@ -20,20 +23,22 @@ typedef struct {
 } Branch;
 
 /* One (basis, linear) pair. `weight_` is [features, columns]: `columns` is `outputs` rounded up to whole vectors, the
-   surplus columns are zero and stay zero. */
+   surplus columns are zero and stay zero. With `units` (1: shared by all inputs, or one for each), `unit_` [units, widths]
+   sums each input's values to one feature. */
 typedef struct {
     int32_t inputs, outputs, columns, features;
-    int32_t branches, bias, scaler, normed;
+    int32_t branches, bias, scaler, normed, units;
     Branch branch[MAX_BRANCHES];
     float low, step, sharpness;
     int32_t order;
-    Tensor weight_, scaler_, bias_, norm_scale_, norm_shift_;
+    Tensor weight_, scaler_, bias_, norm_scale_, norm_shift_, unit_;
     /* Work space: [rows, ...] of the current minibatch, and `strip` [TILE, columns]. */
-    float *input, *normal, *deviation, *expansion, *expansion_gradient, *output, *delta, *strip;
+    float *input, *normal, *deviation, *expansion, *expansion_gradient, *output, *delta, *strip, *values;
 } Layer;
 
+/* Stacks of `depth` layers each, one after the other, all on the same input; their outputs are summed. */
 typedef struct {
-    int32_t layers, classes, ready, regression;
+    int32_t layers, depth, classes, ready, regression;
     Layer layer[MAX_LAYERS];
     float lr, weight_decay, clip;
     const float **row; /* the minibatch's rows of the first expansion */
@@ -66,7 +71,12 @@ enum { LANES = 4 };
 #endif
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* bases.c */
+/* bases.c: one basis over a row [inputs] of x or, backward, what it adds to dx. */
+void basis_values(const Layer *layer, const Branch *branch, const float *x, float *out);
+void basis_backward(const Layer *layer, const Branch *branch, const float *x, const float *value, const float *gradient,
+                    float *dx);
+
+/* expand.c */
 void expand(const Layer *layer, int rows);
 void expand_backward(const Layer *layer, int rows, float *input_gradient);
 

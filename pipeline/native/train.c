@@ -66,11 +66,28 @@ static void forward(Head *h, int rows)
         for (int r = 0; r < rows && l->bias; r++)
             for (int c = 0; c < l->columns; c++)
                 l->output[(int64_t)r * l->columns + c] += l->bias_.value[c];
-        if (n + 1 < h->layers)
+        if ((n + 1) % h->depth)
             for (int r = 0; r < rows; r++)
                 memcpy(h->layer[n + 1].input + (int64_t)r * l->outputs, l->output + (int64_t)r * l->columns,
                        sizeof(float) * l->outputs);
     }
+}
+
+/* The head's output is the sum of its stacks'; it stands in the last one's. */
+static void join_stacks(const Head *h, int rows)
+{
+    const Layer *last = &h->layer[h->layers - 1];
+    for (int n = h->depth - 1; n < h->layers - 1; n += h->depth)
+        for (int i = 0; i < rows * last->columns; i++)
+            last->output[i] += h->layer[n].output[i];
+}
+
+/* Every stack's output has the gradient of the sum. */
+static void share_delta(const Head *h, int rows)
+{
+    const Layer *last = &h->layer[h->layers - 1];
+    for (int n = h->depth - 1; n < h->layers - 1; n += h->depth)
+        memcpy(h->layer[n].delta, last->delta, sizeof(float) * rows * last->columns);
 }
 
 /* Gradients of every tensor (of weights, what weight_gradient keeps); returns the squared norm of all of them. */
@@ -85,11 +102,12 @@ static double backward(Head *h, int rows)
                 own[r] = l->expansion + (int64_t)r * l->features;
             row = own;
         }
-        if (n || l->normed) {
+        const int above = n % h->depth != 0; /* another layer lies below */
+        if (above || l->normed || l->units) {
             product_backward(l, rows, l->expansion_gradient);
-            float *below = n ? h->layer[n - 1].expansion_gradient : 0;
+            float *below = above ? h->layer[n - 1].expansion_gradient : 0;
             expand_backward(l, rows, below);
-            if (n) {
+            if (above) {
                 Layer *under = &h->layer[n - 1];
                 memset(under->delta, 0, sizeof(float) * rows * under->columns);
                 for (int r = 0; r < rows; r++)
@@ -98,6 +116,8 @@ static double backward(Head *h, int rows)
             }
             if (l->normed)
                 total += squares(l->norm_scale_.gradient, l->inputs) + squares(l->norm_shift_.gradient, l->inputs);
+            if (l->units)
+                total += squares(l->unit_.gradient, l->unit_.size);
         }
         if (l->bias) {
             memset(l->bias_.gradient, 0, sizeof(float) * l->columns);
@@ -120,6 +140,9 @@ static void update(Head *h, int rows, Update u)
         if (l->normed) {
             update_tensor(&l->norm_scale_, u);
             update_tensor(&l->norm_shift_, u);
+        }
+        if (l->units) {
+            update_tensor(&l->unit_, u);
         }
         const float *own[rows], *const *row = h->row;
         if (n || !h->ready) {
@@ -148,7 +171,9 @@ static int64_t train_steps(Head *h, const float *source, int64_t width, const in
                 memcpy(h->layer[0].input + (int64_t)r * width, source + at[r] * width, sizeof(float) * width);
         }
         forward(h, rows);
+        join_stacks(h, rows);
         const double now = output_gradient(h, &h->layer[h->layers - 1], rows, at, targets);
+        share_delta(h, rows);
         const double norm = sqrt(backward(h, rows));
         if (!(now < 1e300 && now > -1e300 && norm < 1e300))
             return t;
