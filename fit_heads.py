@@ -8,7 +8,7 @@ from cli.bench import bench
 from cli.common import KanglueGroup
 from cli.heads import run, sweep
 from cli.table import table
-from cli.use import predict
+from cli.use import export, load, predict
 
 __all__ = ["main"]
 
@@ -18,6 +18,8 @@ COMMANDS = (
     sweep,
     table,
     predict,
+    export,
+    load,
     bench,
 )
 

@@ -1,4 +1,4 @@
-"""`fit_heads.py predict`: trained heads at work."""
+"""`fit_heads.py predict`, `export` and `load`: trained heads at work."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import click
 from cli.common import KanglueCommand, emit
 from cli.options import Numbers, cache_option, device_option, results_option
 
-__all__ = ["predict"]
+__all__ = ["export", "load", "predict"]
 
 
 @click.command(cls=KanglueCommand)
@@ -99,3 +99,58 @@ class ArrayWriter:
     def close(self) -> None:
         """End the array."""
         click.echo("[]" if self._before == "[" else "\n]")
+
+
+@click.command(cls=KanglueCommand)
+@click.argument("head")
+@click.option("--format", default="torch", show_default=True, metavar="torch|safetensors|onnx", help="See above.")
+@click.option("--out", metavar="DIR", help="Folder to write.  [exports/HEAD-FORMAT beside the results]")
+@click.option("--force", is_flag=True, help="Replace an export that is there.")
+@cache_option
+@results_option
+def export(as_json: bool, cache: str, **options: Any) -> None:  # noqa: ARG001 - every command takes --cache
+    """Write HEAD, an id of the results or a head's folder, as a folder that others can use, with a model card.
+
+    torch: one Python file that needs PyTorch alone. safetensors: weights, under the names of efficient-kan, fast-kan or
+    faster-kan where the head is one of these. onnx: with a free number of rows.
+
+    Example: python fit_heads.py export 0123456789abcdef --format safetensors
+    """
+    from dataclasses import asdict
+
+    from pipeline.export.write import export as write
+
+    done = write(options.pop("head"), **options)
+    emit(asdict(done), as_json, f"{done.folder}: {', '.join(done.files)} ({done.parameters:,} parameters)")
+
+
+@click.command(cls=KanglueCommand)
+@click.argument("source", metavar="FOLDER|FILE")
+@click.option("--head", metavar="FAMILY", help="Of a state dict: effi_kan, fast_kan or faster_kan.")
+@click.option("--task", metavar="T", help="Of a state dict: the task whose features it reads.")
+@click.option("--encoder", metavar="E", help="Of a state dict: the cache's encoder.  [bert-base-cased]")
+@click.option("--features", metavar="F", help="Of a state dict: its features.  [the encoder's default]")
+@click.option("--scale", default="none", show_default=True, metavar="none|standard|tanh", help="Of a state dict.")
+@click.option("--sharpness", type=float, help="Of a faster-kan: d.  [1, its forward]")
+@cache_option
+@results_option
+def load(as_json: bool, source: str, **options: Any) -> None:
+    """Make a head of weights: an exported FOLDER, or a package's state dict in a safetensors FILE.
+
+    The head lies beside the others, so that predict, submit and export take its id; the results list trained heads
+    only. A state dict is evaluated on its task's reported splits.
+
+    \b
+    Examples: python fit_heads.py load runs/exports/0123456789abcdef-safetensors
+              python fit_heads.py load kan.safetensors --head effi_kan --task mrpc --encoder minilm
+    """
+    from dataclasses import asdict
+
+    from pipeline.export.load import load_weights
+
+    done = load_weights(source, **options)
+    scores = "".join(
+        f"\n  {split}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+        for split, found in done.metrics.items()
+    )
+    emit(asdict(done), as_json, f"{done.head} on {done.task} ({done.encoder}): {done.id}{scores}")

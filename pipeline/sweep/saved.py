@@ -18,11 +18,12 @@ from pipeline.heads.config import HeadConfig
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.network import NetworkSpec
+from pipeline.metrics import classification_metrics, regression_metrics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SavedHead", "load_head", "save_head"]
+__all__ = ["SavedHead", "head_document", "load_head", "save_head", "store_head"]
 
 
 @dataclass(frozen=True)
@@ -56,43 +57,65 @@ class SavedHead:
         mean, spread = self.target_scale
         return found * np.float32(spread) + np.float32(mean)
 
+    def metrics(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Every metric of the head's kind for outputs [rows, classes] against labels [rows]."""
+        if self.labels is None:
+            found = regression_metrics(outputs[:, 0][None], labels)
+        else:
+            found = classification_metrics(outputs.argmax(1)[None], labels.astype(np.int64), len(self.labels))
+        return {name: float(value[0]) for name, value in found.items()}
+
 
 def save_head(
     folder: Path, name: str, outcome: Outcome, scaling: Scaling, target_scale: tuple[float, float],
     provenance: Mapping[str, Any],
 ) -> None:  # fmt: skip
+    """Store what training gave; a head that is there already is kept."""
+    labels = provenance["labels"]
+    store_head(folder, SavedHead(
+        name, outcome.config, outcome.network, outcome.tensors, scaling, target_scale,
+        None if labels is None else tuple(labels), provenance,
+    ))  # fmt: skip
+
+
+def store_head(folder: Path, head: SavedHead) -> None:
     """Write a head beside its place and rename it there; a head that is there already is kept."""
     import torch
     from safetensors.torch import save_file
 
-    place = folder / name
+    place = folder / head.id
     if place.is_dir():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
+    work = Path(tempfile.mkdtemp(prefix=f".{head.id}.", dir=folder))
     try:
-        tensors = {name: tensor.contiguous() for name, tensor in outcome.tensors.items()}
+        tensors = {name: tensor.contiguous() for name, tensor in head.tensors.items()}
         tensors |= {
-            "scaling.shift": torch.from_numpy(scaling.shift),
-            "scaling.factor": torch.from_numpy(scaling.factor),
+            "scaling.shift": torch.from_numpy(head.scaling.shift),
+            "scaling.factor": torch.from_numpy(head.scaling.factor),
         }
         save_file(tensors, work / "head.safetensors")
-        document = {
-            "id": name,
-            "config": outcome.config.to_json(),
-            "inputs": outcome.network.inputs,
-            "outputs": outcome.network.outputs,
-            "target_scale": list(target_scale),
-            "labels": provenance["labels"],
-            "provenance": dict(provenance),
-        }
-        (work / "config.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(head_document(head), indent=2, ensure_ascii=False)
+        (work / "config.json").write_text(text, encoding="utf-8")
         os.replace(work, place)
     except OSError as error:
         if not place.is_dir():
             raise ResultsError(f"{place}: expected to write a head ({error.strerror or error})") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def head_document(head: SavedHead) -> dict[str, Any]:
+    """Everything about a head but its tensors, as plain JSON (`config.json`)."""
+    return {
+        "id": head.id,
+        "config": head.config.to_json(),
+        "inputs": head.network.inputs,
+        "outputs": head.network.outputs,
+        "target_scale": list(head.target_scale),
+        "labels": None if head.labels is None else list(head.labels),
+        "provenance": dict(head.provenance),
+    }
 
 
 def load_head(folder: Path) -> SavedHead:

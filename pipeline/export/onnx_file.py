@@ -1,0 +1,73 @@
+"""A head as an ONNX file with a free number of rows, compared with PyTorch before it is handed over."""
+
+import importlib.util
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError, ResultsError
+from pipeline.export.torch_file import import_file, state_of, torch_source
+
+if TYPE_CHECKING:
+    from pipeline.sweep.saved import SavedHead
+
+__all__ = ["write_onnx"]
+
+#: Largest difference to PyTorch, beside outputs of size one.
+TOLERANCE = 1e-5
+
+
+def write_onnx(head: "SavedHead", folder: Path) -> None:
+    """Write `head.onnx`: input `features` [rows, inputs], output `logits` (or `value`) [rows, outputs].
+
+    Raises `ConfigError` where the extra is not installed, `ResultsError` where onnxruntime does not agree with PyTorch.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"export --format onnx: expected the packages onnx, onnxscript and onnxruntime, found no "
+            f"{' and no '.join(missing)}; run `pip install 'kanglue[onnx]'`"
+        )
+    import torch
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as scratch:
+        # What is exported is the very file that `--format torch` writes.
+        (Path(scratch) / "head.py").write_text(torch_source(head), encoding="utf-8")
+        save_file(state_of(head), Path(scratch) / "head.safetensors")
+        module = import_file(Path(scratch) / "head.py")
+    example = torch.randn(3, head.network.inputs, generator=torch.Generator().manual_seed(0))
+    level = logging.getLogger("torch.onnx").level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                module, (example,), dynamo=True, verbose=False, input_names=["features"],
+                output_names=["value" if head.labels is None else "logits"],
+                dynamic_shapes={"features": {0: torch.export.Dim("rows")}},
+            )  # fmt: skip
+        finally:
+            logging.getLogger("torch.onnx").setLevel(level)
+    program.save(folder / "head.onnx", external_data=False)
+    _check(module, folder / "head.onnx", head)
+
+
+def _check(module: "object", file: Path, head: "SavedHead") -> None:
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for rows in (1, 7):
+        x = torch.randn(rows, head.network.inputs, generator=torch.Generator().manual_seed(rows))
+        with torch.inference_mode():
+            expected = module(x).numpy()
+        (found,) = session.run(None, {"features": x.numpy()})
+        worst = float((abs(found - expected) / (1 + abs(expected))).max())
+        if not worst <= TOLERANCE:
+            raise ResultsError(
+                f"{file.name}: expected PyTorch's outputs within {TOLERANCE:g}, found {worst:.2g} between them; "
+                "export with --format torch"
+            )

@@ -1,0 +1,143 @@
+"""The verb `export`: a trained head as a folder that others can use."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ConfigError, ResultsError, UnknownNameError
+from pipeline.export.card import card
+from pipeline.export.onnx_file import write_onnx
+from pipeline.export.packages import PACKAGES, to_package
+from pipeline.export.torch_file import state_of, torch_source
+from pipeline.sweep.saved import SavedHead, head_document
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FORMATS", "Exported", "export", "tensors_sha256"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote (document of `fit_heads.py export --json`); `parameters` are the trained ones."""
+
+    id: str
+    head: str
+    format: str
+    folder: str
+    files: tuple[str, ...]
+    parameters: int
+
+
+def _torch(head: SavedHead, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    (folder / "head.py").write_text(torch_source(head), encoding="utf-8")
+    save_file(state_of(head), folder / "head.safetensors")
+
+
+def _safetensors(head: SavedHead, folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    if head.config.head not in PACKAGES:
+        save_file(state_of(head), folder / "model.safetensors")
+        return
+    save_file(to_package(head.config.head, head.network, head.tensors), folder / "model.safetensors")
+    if head.config.scale != "none":
+        scaling = {"shift": head.scaling.shift, "factor": head.scaling.factor}
+        save_file({name: torch.from_numpy(v) for name, v in scaling.items()}, folder / "scaling.safetensors")
+
+
+#: By format: what writes a head's weights into a folder.
+FORMATS: dict[str, Callable[[SavedHead, Path], None]] = {
+    "torch": _torch,
+    "safetensors": _safetensors,
+    "onnx": write_onnx,
+}
+
+
+def export(
+    head: str | Path,
+    *,
+    format: str = "torch",  # noqa: A002 - the option's name
+    out: str | Path | None = None,
+    results: str | Path = "runs/results.sqlite",
+    force: bool = False,
+) -> Exported:
+    """Write a head, an id of the results or a head's folder, in a format of `FORMATS`, with a model card.
+
+    `out` is the folder, `exports/<id>-<format>` beside the results by default; one that is there is replaced only with
+    `force`, and only if it is an export. Raises a `KanglueError`.
+    """
+    from pipeline.api import load_head
+
+    if format not in FORMATS:
+        raise UnknownNameError("format", format, tuple(FORMATS))
+    loaded = load_head(head, results=results)
+    place = Path(out) if out is not None else Path(results).parent / "exports" / f"{loaded.id}-{format}"
+    _check_place(place, force)
+    package = PACKAGES[loaded.config.head].name if format == "safetensors" and loaded.config.head in PACKAGES else None
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        FORMATS[format](loaded, work)
+        document = head_document(loaded) | {"format": format, "tensors_sha256": tensors_sha256(loaded.tensors)}
+        text = json.dumps(document, indent=2, ensure_ascii=False)
+        (work / "config.json").write_text(text, encoding="utf-8")
+        text = card(loaded, format, package=package, results=Path(results))
+        (work / "README.md").write_text(text, encoding="utf-8")
+        files = tuple(sorted(file.name for file in work.iterdir()))
+        work.chmod(0o755)
+        if place.exists():
+            shutil.rmtree(place)
+        os.replace(work, place)
+    except OSError as error:
+        raise ResultsError(f"{place}: expected to write an export ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    count = sum(tensor.numel() for tensor in loaded.tensors.values())
+    return Exported(loaded.id, loaded.config.head, format, str(place), files, count)
+
+
+def _check_place(place: Path, force: bool) -> None:
+    if not place.exists():
+        return
+    if not place.is_dir():
+        raise ConfigError(f"--out {place}: expected a new folder, found a file there; name another")
+    if not any(place.iterdir()):
+        return
+    try:
+        document_of(place)
+    except ResultsError:
+        raise ConfigError(f"--out {place}: expected a new folder, found other things there; name another") from None
+    if not force:
+        raise ConfigError(f"--out {place}: expected a new folder, found an export there; --force replaces it")
+
+
+def tensors_sha256(tensors: "Mapping[str, Tensor]") -> str:
+    """SHA-256 of a head's tensors: names, shapes and float32 numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {list(tensor.shape)}\n".encode() + tensor.contiguous().numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def document_of(folder: Path) -> dict[str, Any]:
+    """The `config.json` of an export. Raises `ResultsError`."""
+    needed = {"id", "config", "inputs", "outputs", "format", "provenance", "target_scale", "labels"}
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        missing = needed - set(document)
+    except (OSError, ValueError, TypeError) as error:
+        raise ResultsError(f"{folder}: expected an exported head's config.json ({error})") from error
+    if missing:
+        lacking = ", ".join(sorted(missing))
+        raise ResultsError(f"{folder / 'config.json'}: expected an exported head's, found no {lacking} in it")
+    return document
