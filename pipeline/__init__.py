@@ -20,9 +20,11 @@ from typing import Any
 # when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-__all__ = ["embed", "export", "fit", "load_head", "open_cache", "predict", "sweep"]
+__all__ = ["HeadClassifier", "HeadRegressor", "embed", "export", "fit", "load_head", "open_cache", "predict", "sweep"]
 
 _VERBS = {
+    "HeadClassifier": "pipeline.estimators",
+    "HeadRegressor": "pipeline.estimators",
     "embed": "pipeline.encode.run",
     "export": "pipeline.export.write",
     "fit": "pipeline.api",

@@ -536,13 +536,13 @@ def test_without_its_packages_onnx_is_one_line(trained, tmp_path, monkeypatch):
 
 def test_an_onnx_export_is_a_folder_too(trained, tmp_path):
     out = tmp_path / "out"
-    done = run(trained, "export", trained[1]["ensemble_kan"], "--format", "onnx", "--out", str(out))
+    done = run(trained, "export", trained[1]["mlp"], "--format", "onnx", "--out", str(out))
     assert done.exit_code == 0, done.output
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(out / "head.onnx"), providers=["CPUExecutionProvider"])
     x = arrays_of(trained[0] / "cache/tiny/rte.h5", "validation")[0]
-    head = load_head(trained[0] / "heads" / trained[1]["ensemble_kan"])
+    head = load_head(trained[0] / "heads" / trained[1]["mlp"])
     np.testing.assert_allclose(session.run(None, {"features": x})[0], head.predict(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(ResultsError, match="found ONNX, which keeps no weights by name"):
         load_weights(out, results=tmp_path / "r.sqlite")

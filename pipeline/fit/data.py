@@ -111,6 +111,9 @@ def _strata(data: FitData) -> np.ndarray:
     labels = data.labels["train"]
     if data.task.labels is not None:
         return labels.astype(np.int64)
+    if len(labels) < 20:  # of deciles with one row each nothing could be held out
+        parts = max(1, len(labels) // 2)
+        return np.searchsorted(np.quantile(labels, np.arange(1, parts) / parts), labels, side="right")
     return np.searchsorted(np.quantile(labels, np.arange(0.1, 1, 0.1)), labels, side="right")
 
 
