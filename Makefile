@@ -20,7 +20,7 @@ list   = $(subst $(space),$(comma),$(strip $(1)))
 
 DEMO_TASKS := cola sst2 mrpc
 
-.PHONY: setup demo embed heads all test lint format clean help
+.PHONY: setup demo embed heads all test lint format docs clean help
 .DEFAULT_GOAL := help
 
 setup: $(VENV)/.installed  ## install the project and its checks into .venv
@@ -50,13 +50,19 @@ all: embed  ## embed, then heads
 test: setup  ## the tests; GLUE_DIR=FOLDER adds those on real GLUE rows
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: setup  ## style and format, checked only
+lint: setup  ## style, format and generated pages, checked only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m docs.make_families --check
+	$(BIN)/python -m docs.make_cli --check
 
 format: setup  ## style and format, mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup  ## write the pages that come from the code: docs/families.md with its pictures, docs/cli.md
+	$(BIN)/python -m docs.make_families
+	$(BIN)/python -m docs.make_cli
 
 clean:  ## remove caches, results and the environment
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,46 @@
+"""Generated pages: what docs/families.md says is what heads cost."""
+
+import pytest
+
+from docs.family_facts import FACTS, SPLINE_FLOPS
+from docs.generated import write_or_check
+from docs.make_families import HERE, page
+from pipeline.heads.cost import forward_flops, parameters
+from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.network import BASES, NetworkSpec
+from pipeline.heads.resolve import resolve
+
+
+def test_every_family_stands_in_the_page_with_a_picture():
+    assert set(FACTS) == set(HEADS)
+    for family in HEADS:
+        assert (HERE / "families" / f"{family}.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert (HERE / "families.md").read_text(encoding="utf-8") == page(), "run make docs"
+
+
+@pytest.mark.parametrize("family", [family for family in HEADS if not HEADS[family].stacks])
+@pytest.mark.parametrize(
+    ("hidden", "outputs", "grid", "order", "centres"), [(9, 2, 5, 3, 8), (4, 3, 1, 1, 2), (7, 1, 8, 5, 5)]
+)
+def test_the_pages_formulas_are_the_counted_costs(family, hidden, outputs, grid, order, centres):
+    """Of a layer behind the first, where every basis is at work."""
+    options = {"hidden": (hidden,), "grid": grid, "order": order, "centres": centres, "activation": None}
+    config = resolve(family, seed=0, features="pooled", options=options)
+    layer = build_network(config, 13, outputs).layers[-1]
+    symbols = {"D": layer.inputs, "O": outputs, "G": grid, "k": order, "K": centres, "M": 0}
+    if family == "mlp":
+        symbols["M"] = BASES[config.activation].flops(layer.grid)
+    symbols["S"] = eval(SPLINE_FLOPS, {}, symbols)
+    assert eval(FACTS[family].parameters, {}, symbols) == parameters(NetworkSpec((layer,)))
+    assert eval(FACTS[family].flops, {}, symbols) == forward_flops(NetworkSpec((layer,)))
+
+
+def test_a_page_that_is_out_of_date_is_named_and_written(tmp_path, capsys):
+    page = tmp_path / "new" / "page.md"
+    assert write_or_check({page: "a"}, check=True) == 1
+    assert capsys.readouterr().err == f"{page}: out of date; run make docs\n"
+    assert not page.exists()
+    assert write_or_check({page: "a"}, check=False) == 0
+    assert page.read_text() == "a"
+    assert write_or_check({page: "a"}, check=True) == 0
+    assert write_or_check({page: "b"}, check=True) == 1
