@@ -37,7 +37,7 @@ STACKED = {"cpu": {768: 8, 8: 8}, "cuda": {768: 512, 8: 512}}
 
 
 #: Seconds for all cells, and for one visit to a contestant.
-LIMIT, VISIT = {True: 27.0, False: 180.0}, {True: 0.05, False: 0.15}
+LIMIT, VISIT = {True: 22.0, False: 180.0}, {True: 0.05, False: 0.15}
 
 
 def bench(*, device: str = "auto", quick: bool = False) -> dict[str, Any]:
