@@ -62,6 +62,7 @@ def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str
     cache/sample
     """
     from pipeline.api import sweep as run_sweep
+    from pipeline.errors import DeviceError
     from pipeline.progress import say
 
     def tell(heads: int, stored: int) -> None:
@@ -75,3 +76,5 @@ def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str
     if not as_json:
         say(f"{done.trained} trained, {done.diverged} diverged, {done.seconds:.1f} s; results in {done.results}")
         show(results, {"id": done.ids})
+    if done.failures:
+        raise DeviceError(f"{len(done.failures)} of {done.heads} heads not trained: {done.failures[0]}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ResultsError
+from pipeline.errors import DeviceError, ResultsError
 from pipeline.sweep.costs import with_costs
 from pipeline.sweep.results import Results
 from pipeline.sweep.run import SweepResult, heads_folder, run_sweep
@@ -66,6 +66,8 @@ def fit(
     table = {"task": task, "head": head, "protocol": protocol, "seeds": seed} | given
     table |= {name: value for name, value in (("encoder", encoder), ("features", features)) if value is not None}
     done = run_sweep([product_from(table, "fit")], cache=Path(cache), results=Path(results), device=device)
+    if done.failures:
+        raise DeviceError(done.failures[0])
     with Results(results) as store:
         (document,) = with_costs(store, store.heads({"id": done.ids[0]}))
     return FitResult(

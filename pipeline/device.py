@@ -7,7 +7,7 @@ from pipeline.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["hardware", "resolve_device"]
+__all__ = ["free_bytes", "hardware", "resolve_device"]
 
 
 def resolve_device(name: str) -> "torch.device":
@@ -43,3 +43,34 @@ def hardware(device: "torch.device") -> str:
         lines = []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{os.cpu_count()} x {model or platform.machine()}"
+
+
+def free_bytes(device: "torch.device") -> int:
+    """Bytes of memory that can still be had on a device; on a processor also by the limits of this process's group."""
+    from pathlib import Path
+
+    if device.type == "cuda":
+        import torch
+
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+
+    def number(path: str) -> int | None:
+        try:
+            return int(Path(path).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None  # not there, or "max"
+
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        found = 1024 * int(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        import os
+
+        found = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most, used = number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory.current")
+    if most is not None and used is not None:
+        statistics = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").split()
+        files = int(statistics[statistics.index("inactive_file") + 1])  # given back when memory is wanted
+        found = min(found, max(0, most - used + files))
+    return found

@@ -80,6 +80,7 @@ class NativeEngine:
         self._library = trainer()
         self._threads = max(1, min(torch.get_num_threads(), len(configs)))
         self._spaces: list[_Workspace] = []
+        self._stop = torch.zeros(1, dtype=torch.int32)
 
     def _workspace(self, rows: int) -> _Workspace:
         gradients = {name: torch.zeros(state["value"].shape[1:]) for name, state in self._state.items()}
@@ -97,6 +98,7 @@ class NativeEngine:
             ready=int(self.source.ready is not None),
             regression=int(self.targets.dtype == torch.float32),
             lr=config.lr, weight_decay=config.weight_decay, clip=min(config.clip, 3e38), row=space.row.data_ptr(),
+            stop=self._stop.data_ptr(),
         )  # fmt: skip
         for number, (layer, buffers) in enumerate(zip(self.network.layers, space.buffers, strict=True)):
             self._fill(head.layer[number], layer, buffers)
@@ -147,5 +149,10 @@ class NativeEngine:
             free.append(space)
 
         with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(train, range(len(self.configs))))
+            try:
+                list(pool.map(train, range(len(self.configs))))
+            except BaseException:  # an interrupt: leave now, not when the epoch is done
+                self._stop[0] = 1
+                pool.shutdown(cancel_futures=True)
+                raise
         return losses

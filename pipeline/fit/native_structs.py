@@ -57,6 +57,7 @@ class Head(ctypes.Structure):
         ("layer", Layer * MAX_LAYERS),
         *((name, ctypes.c_float) for name in ("lr", "weight_decay", "clip")),
         ("row", _pointer),
+        ("stop", _pointer),
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.device import free_bytes
 from pipeline.fit.data import FitData
 from pipeline.fit.step import row_losses
 from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear, network_forward
@@ -18,14 +19,6 @@ __all__ = ["FirstLayer", "outputs", "split_loss", "split_metrics"]
 CHUNK_NUMBERS = 1 << 24
 #: Share of free memory that a split's ready-made expansion may take.
 EXPANSION_SHARE = 0.25
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    import os
-
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class FirstLayer:
@@ -41,7 +34,7 @@ class FirstLayer:
         self.features = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
         self.ready: Tensor | None = None
         width = self.layer.features
-        if self.constant and len(features) * width * 4 <= EXPANSION_SHARE * _free_bytes(device):
+        if self.constant and len(features) * width * 4 <= EXPANSION_SHARE * free_bytes(device):
             self.ready = torch.empty(len(features), width, device=device)
             chunk = max(1, CHUNK_NUMBERS // width)
             for start in range(0, len(features), chunk):

@@ -42,6 +42,7 @@ typedef struct {
     Layer layer[MAX_LAYERS];
     float lr, weight_decay, clip;
     const float **row; /* the minibatch's rows of the first expansion */
+    const volatile int32_t *stop; /* set from outside: leave after this step */
 } Head;
 
 /* exp(x) to about one unit in the last place, in operations that every compiler turns into vectors (Cody and Waite's

@@ -161,7 +161,7 @@ static void update(Head *h, int rows, Update u)
 static int64_t train_steps(Head *h, const float *source, int64_t width, const int64_t *order, const void *targets,
                            int64_t batch, int64_t steps, int64_t last, int64_t done, int64_t all_steps, double *loss)
 {
-    for (int64_t step = 0; step < steps; step++) {
+    for (int64_t step = 0; step < steps && !*h->stop; step++) {
         const int rows = (int)(step == steps - 1 ? last : batch);
         const int64_t *at = order + step * batch, t = done + step;
         for (int r = 0; r < rows; r++) {

@@ -207,9 +207,10 @@ class Results:
         """
         clauses, values = [], []
         for column, allowed in (where or {}).items():
+            # One parameter however many there are: SQLite limits how many a statement may have.
             allowed = [allowed] if isinstance(allowed, str | int) else list(allowed)
-            clauses.append(f"{column} IN ({', '.join('?' * len(allowed))})")
-            values += allowed
+            clauses.append(f"{column} IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(allowed))
         condition = f"WHERE {' AND '.join(clauses)}" if clauses else ""
         names = (
             "id", "task", "source", "encoder", "fingerprint", "head", "main_metric", "features", "protocol", "seed",

@@ -1,0 +1,77 @@
+"""Which heads a sweep has: every distinct configuration of its products, each with its name and its cache."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.heads.config import HeadConfig, identity
+from pipeline.heads.match import Match, Matching
+from pipeline.heads.resolve import resolve
+from pipeline.sweep.caches import CacheRef, find_cache
+from pipeline.sweep.spec import Product
+
+__all__ = ["PlannedHead", "plan", "planned", "shapes"]
+
+
+@dataclass(frozen=True)
+class PlannedHead:
+    """One head of a sweep: its name, its configuration, its cache, and how its widths were chosen if that was asked."""
+
+    id: str
+    config: HeadConfig
+    cache: CacheRef
+    match: Match | None = None
+
+
+def plan(products: Iterable[Product], cache: Path) -> list[PlannedHead]:
+    """Every distinct head of the products, in their order. Raises `KanglueError` before anything is trained."""
+    found: dict[str, PlannedHead] = {}
+    caches: dict[tuple[str, str | None], CacheRef] = {}
+    for product in products:
+        for task in product.task:
+            for encoder in product.encoder:
+                key = (task, encoder)
+                if key not in caches:
+                    caches[key] = find_cache(cache, task, encoder)
+                for one in _heads_on(caches[key], product):
+                    found.setdefault(one.id, one)
+    return list(found.values())
+
+
+def _heads_on(ref: CacheRef, product: Product) -> Iterable[PlannedHead]:
+    wanted = [(head, *choice) for head in product.head for choice in product.combinations()]
+    for asked in product.features:
+        for shape, match in shapes(ref, ref.feature(asked), product, wanted):
+            for seed in product.seeds:
+                yield planned(ref, shape, seed, match)
+
+
+def planned(ref: CacheRef, shape: HeadConfig, seed: int, match: Match | None) -> PlannedHead:
+    """The head of a shape and a seed on a cache."""
+    config = replace(shape, seed=seed)
+    return PlannedHead(identity(config, ref.fingerprint), config, ref, match)
+
+
+def shapes(
+    ref: CacheRef, feature: str, product: Product, wanted: Iterable[tuple[str, str, Mapping[str, Any]]]
+) -> list[tuple[HeadConfig, Match | None]]:
+    """Configurations (of seed 0) of (family, protocol, options), sized to the product's budget where it has one."""
+    found: list[tuple[HeadConfig, Match | None]] = [
+        (resolve(head, seed=0, features=feature, protocol=protocol, options=options), None)
+        for head, protocol, options in wanted
+    ]
+    if product.match == "none":
+        return found
+    matching = Matching(product.match, product.budget, product.cost)
+    return matching.size([shape for shape, _ in found], _reference(product, feature), ref.widths[feature], ref.outputs)
+
+
+def _reference(product: Product, feature: str) -> HeadConfig | None:
+    """The head whose cost is the budget: the first family with widths, with the first value of every option."""
+    protocol, options = product.combinations()[0]
+    for head in product.head:
+        shape = resolve(head, seed=0, features=feature, protocol=protocol, options=options)
+        if shape.hidden is not None:
+            return shape
+    return None
