@@ -20,7 +20,18 @@ from typing import Any
 # when PyTorch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-__all__ = ["HeadClassifier", "HeadRegressor", "embed", "export", "fit", "load_head", "open_cache", "predict", "sweep"]
+__all__ = [
+    "HeadClassifier",
+    "HeadRegressor",
+    "embed",
+    "export",
+    "fit",
+    "load_head",
+    "open_cache",
+    "predict",
+    "submit",
+    "sweep",
+]
 
 _VERBS = {
     "HeadClassifier": "pipeline.estimators",
@@ -31,6 +42,7 @@ _VERBS = {
     "load_head": "pipeline.api",
     "open_cache": "pipeline.store",
     "predict": "pipeline.predict",
+    "submit": "pipeline.submit",
     "sweep": "pipeline.api",
 }
 

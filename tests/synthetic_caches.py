@@ -38,16 +38,22 @@ def fit_data(kind="sum", rows=200, width=6, scale="standard", seed=0):
 
 
 def write_cache(
-    root, task="rte", encoder="tiny", kind="sum", width=16, rows=None, features=("pooled", "mean"), seed=0, labels=None
-):
-    """A cache file `<encoder>/<task>.h5` under `root`, with an unlabelled test split; returns its path."""
+    root, task="rte", encoder="tiny", kind="sum", width=16, rows=None, features=("pooled", "mean"), seed=0, labels=None,
+    encoder_seed=0, replace=False,
+):  # fmt: skip
+    """A cache file `<encoder>/<task>.h5` under `root`, with unlabelled test splits; returns its path.
+
+    `encoder_seed` stands for another encoder of the same name; `replace` writes over a file that is there.
+    """
     rows = {"train": 200, "validation": 80, "test": 20} if rows is None else rows
     if labels is None:
         labels = TASKS[task].labels if task in TASKS else task_of(kind).labels
     sha = hashlib.sha256(f"{task} {encoder} {kind} {width} {rows} {seed}".encode()).hexdigest()
+    made_by = hashlib.sha256(f"{encoder} {encoder_seed}".encode()).hexdigest()
     attributes = {
-        "task": task, "labels": None if labels is None else list(labels), "encoder": encoder, "encoder_sha256": sha,
-        "config_sha256": sha, "tokenizer_sha256": sha, "max_length": 128, "precision": "float32", "pairs": "joint",
+        "task": task, "labels": None if labels is None else list(labels), "encoder": encoder,
+        "encoder_sha256": made_by, "config_sha256": made_by, "tokenizer_sha256": made_by,
+        "max_length": 128, "precision": "float32", "pairs": "joint",
         "layers": None, "limit": None, "source": "synthetic", "source_sha256": sha, "default_feature": features[0],
         "versions": {"numpy": np.__version__},
     }  # fmt: skip
@@ -55,13 +61,14 @@ def write_cache(
     starts = dict(zip(rows, np.cumsum([0, *rows.values()]), strict=False))
     path = root / encoder / f"{task}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with CacheWriter(path, attributes, rows, ("idx", "label", "length", *features), {"D": width}) as writer:
+    names = ("idx", "label", "length", *features)
+    with CacheWriter(path, attributes, rows, names, {"D": width}, force=replace) as writer:
         for block in writer.todo():
             at = slice(starts[block.split] + block.start, starts[block.split] + block.stop)
             hidden = np.full(block.rows, np.nan if labels is None else -1, y.dtype)
             arrays = {
                 "idx": np.arange(block.start, block.stop, dtype=np.int64),
-                "label": hidden if block.split == "test" else y[at],
+                "label": hidden if block.split.startswith("test") else y[at],
                 "length": np.full(block.rows, 7, np.int32),
             }
             writer.write(block, arrays | {name: x[at] * (1 + place) for place, name in enumerate(features)})
