@@ -6,11 +6,11 @@
 #include "head.h"
 
 #if defined(__AVX512F__)
-enum { BLOCK_ROWS = 6, BLOCK_VECTORS = 4 };
+enum { MOST_SUMS = 24, BLOCK_VECTORS = 4 };
 #elif defined(__AVX__)
-enum { BLOCK_ROWS = 6, BLOCK_VECTORS = 2 };
+enum { MOST_SUMS = 12, BLOCK_VECTORS = 2 };
 #else
-enum { BLOCK_ROWS = 4, BLOCK_VECTORS = 2 };
+enum { MOST_SUMS = 8, BLOCK_VECTORS = 2 };
 #endif
 
 /* out[r, c] += sum over k of left(r, k) * right[k, c] for r < ROWS and VECTORS vectors of columns. left(r, k) is
@@ -19,10 +19,10 @@ static inline __attribute__((always_inline)) void block(
     const float *const *left, int count, const float *right, int64_t right_stride, float *out, int64_t out_stride,
     const int ROWS, const int VECTORS, const int TURNED, int64_t at)
 {
-    vector sum[BLOCK_ROWS][BLOCK_VECTORS];
+    vector sum[MOST_SUMS];
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < VECTORS; v++)
-            sum[r][v] = *(const vector *)(out + r * out_stride + v * LANES);
+            sum[r * VECTORS + v] = *(const vector *)(out + r * out_stride + v * LANES);
     for (int k = 0; k < count; k++) {
         vector x[BLOCK_VECTORS];
         for (int v = 0; v < VECTORS; v++)
@@ -30,22 +30,23 @@ static inline __attribute__((always_inline)) void block(
         for (int r = 0; r < ROWS; r++) {
             const float factor = TURNED ? left[k][at + r] : left[r][at + k];
             for (int v = 0; v < VECTORS; v++)
-                sum[r][v] += factor * x[v];
+                sum[r * VECTORS + v] += factor * x[v];
         }
     }
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < VECTORS; v++)
-            *(vector *)(out + r * out_stride + v * LANES) = sum[r][v];
+            *(vector *)(out + r * out_stride + v * LANES) = sum[r * VECTORS + v];
 }
 
 static inline __attribute__((always_inline)) void rows_block(
     const float *const *left, int rows, int count, const float *right, int64_t right_stride, float *out,
     int64_t out_stride, const int VECTORS, const int TURNED, int64_t at)
 {
+    const int ROWS = VECTORS == 1 ? MOST_SUMS / 2 : MOST_SUMS / VECTORS;
     int r = 0;
-    for (; r + BLOCK_ROWS <= rows; r += BLOCK_ROWS)
-        block(TURNED ? left : left + r, count, right, right_stride, out + r * out_stride, out_stride, BLOCK_ROWS,
-              VECTORS, TURNED, TURNED ? at + r : at);
+    for (; r + ROWS <= rows; r += ROWS)
+        block(TURNED ? left : left + r, count, right, right_stride, out + r * out_stride, out_stride, ROWS, VECTORS,
+              TURNED, TURNED ? at + r : at);
     for (; r + 4 <= rows; r += 4)
         block(TURNED ? left : left + r, count, right, right_stride, out + r * out_stride, out_stride, 4, VECTORS,
               TURNED, TURNED ? at + r : at);
@@ -63,8 +64,59 @@ static inline __attribute__((always_inline)) void multiply(
     int c = 0;
     for (; c + LANES * BLOCK_VECTORS <= columns; c += LANES * BLOCK_VECTORS)
         rows_block(left, rows, count, right + c, columns, out + c, columns, BLOCK_VECTORS, TURNED, at);
+    for (; BLOCK_VECTORS > 2 && c + LANES * 2 <= columns; c += LANES * 2)
+        rows_block(left, rows, count, right + c, columns, out + c, columns, 2, TURNED, at);
     for (; c < columns; c += LANES)
         rows_block(left, rows, count, right + c, columns, out + c, columns, 1, TURNED, at);
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+/* A square of LANES x LANES numbers on its side: at every stage each vector swaps half of its lanes with another's. */
+static inline void turn_square(vector *square)
+{
+    typedef int32_t numbers __attribute__((vector_size(4 * LANES)));
+#pragma GCC unroll 4
+    for (int s = LANES / 2; s; s /= 2) {
+        numbers low, high;
+#pragma GCC unroll 16
+        for (int j = 0; j < LANES; j++) {
+            low[j] = j & s ? LANES + j - s : j;
+            high[j] = j & s ? LANES + j : j + s;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & s)) {
+                const vector one = square[i], two = square[i + s];
+                square[i] = __builtin_shuffle(one, two, low);
+                square[i + s] = __builtin_shuffle(one, two, high);
+            }
+    }
+}
+#else
+static inline void turn_square(vector *square)
+{
+    float *at = (float *)square;
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < i; j++) {
+            const float kept = at[i * LANES + j];
+            at[i * LANES + j] = at[j * LANES + i];
+            at[j * LANES + i] = kept;
+        }
+}
+#endif
+
+/* to[k, i] = from[i, k] for i < wide and k < count (a multiple of LANES); rows of `to` are filled up with zeros. */
+static void turn(const float *from, int64_t stride, int wide, int count, float *to, int to_stride)
+{
+    for (int i = 0; i < to_stride; i += LANES)
+        for (int k = 0; k < count; k += LANES) {
+            vector square[LANES];
+            for (int r = 0; r < LANES; r++)
+                square[r] = i + r < wide ? *(const vector *)(from + (i + r) * stride + k) : (vector){0};
+            turn_square(square);
+            for (int r = 0; r < LANES; r++)
+                *(vector *)(to + (int64_t)(k + r) * to_stride + i) = square[r];
+        }
 }
 
 enum { MOST_ROWS = 64 };
@@ -102,12 +154,7 @@ void product_backward(const Layer *l, int rows, float *out)
             for (int c = 0; c < columns; c += 256) {
                 const int count = columns - c < 256 ? columns - c : 256;
                 const float *left[MOST_ROWS];
-                for (int i = 0; i < wide; i++)
-                    for (int k = 0; k < count; k++)
-                        turned[k * WIDE + i] = weight[(int64_t)i * columns + c + k];
-                for (int i = wide; i < WIDE; i++)
-                    for (int k = 0; k < count; k++)
-                        turned[k * WIDE + i] = 0;
+                turn(weight + c, columns, wide, count, turned, WIDE);
                 for (int r = 0; r < some; r++)
                     left[r] = l->delta + (int64_t)(start + r) * columns + c;
                 multiply(left, some, count, turned, WIDE, result, 0, 0);
