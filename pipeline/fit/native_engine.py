@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.fit.engine import Epoch
 from pipeline.fit.native_structs import MAX_BRANCHES, MAX_LAYERS, TILE, Head, Layer, TensorPointers, trainer
-from pipeline.fit.predict import FirstLayer
+from pipeline.fit.predict import FirstLayer, row_stride
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.network import LayerSpec, NetworkSpec
 
@@ -48,8 +48,8 @@ def _buffers(layer: LayerSpec, rows: int, columns: int) -> dict[str, Tensor]:
         "input": rows * layer.inputs,
         "normal": rows * layer.inputs,
         "deviation": rows + 3 * layer.inputs,
-        "expansion": rows * layer.features,
-        "expansion_gradient": rows * max(layer.features, columns),
+        "expansion": rows * row_stride(layer.features),
+        "expansion_gradient": rows * max(row_stride(layer.features), columns),
         "output": rows * columns,
         "delta": rows * columns,
         "strip": TILE * columns,
@@ -112,6 +112,7 @@ class NativeEngine:
 
     def _fill(self, to: Layer, layer: LayerSpec, buffers: dict[str, Tensor]) -> None:
         to.inputs, to.outputs, to.features = layer.inputs, layer.outputs, layer.features
+        to.stride = row_stride(layer.features)
         to.columns = -(-layer.outputs // VECTOR) * VECTOR
         to.branches, to.bias, to.scaler, to.normed = len(layer.branches), layer.bias, layer.scaler, layer.normed
         to.units = layer.units
@@ -141,7 +142,7 @@ class NativeEngine:
             head, loss = self._head(index, space), ctypes.c_double(0)
             mine = order[epoch.replicate_of[index]]
             self.diverged_at[index] = self._library.train_head(
-                ctypes.byref(head), rows.data_ptr(), rows.shape[1], mine.data_ptr(), self.targets.data_ptr(),
+                ctypes.byref(head), rows.data_ptr(), rows.stride(0), mine.data_ptr(), self.targets.data_ptr(),
                 size, steps, epoch.rows - (steps - 1) * size, epoch.number * steps, steps * epoch.of,
                 ctypes.byref(loss),
             )  # fmt: skip

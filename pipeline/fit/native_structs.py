@@ -33,7 +33,7 @@ class Layer(ctypes.Structure):
     """`Layer` of head.h."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("inputs", "outputs", "columns", "features")),
+        *((name, ctypes.c_int32) for name in ("inputs", "outputs", "columns", "features", "stride")),
         *((name, ctypes.c_int32) for name in ("branches", "bias", "scaler", "normed", "units")),
         ("branch", Branch * MAX_BRANCHES),
         *((name, ctypes.c_float) for name in ("low", "step", "sharpness")),

@@ -21,6 +21,14 @@ CHUNK_NUMBERS = 1 << 24
 EXPANSION_SHARE = 0.25
 
 
+def row_stride(width: int) -> int:
+    """Numbers from one row of an expansion to the next: an odd number of cache lines (of 16 floats).
+
+    Rows that lie a multiple of 4 KiB apart share their places in a processor's cache and drive each other out.
+    """
+    return (-(-width // 16) | 1) * 16
+
+
 class FirstLayer:
     """Rows of a split as the first layers take them: the cache never changes, so neither does a constant expansion.
 
@@ -35,7 +43,7 @@ class FirstLayer:
         self.ready: Tensor | None = None
         width = self.layer.features
         if self.constant and len(features) * width * 4 <= EXPANSION_SHARE * free_bytes(device):
-            self.ready = torch.empty(len(features), width, device=device)
+            self.ready = torch.empty(len(features), row_stride(width), device=device)[:, :width]
             chunk = max(1, CHUNK_NUMBERS // width)
             for start in range(0, len(features), chunk):
                 rows = slice(start, start + chunk)

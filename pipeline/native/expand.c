@@ -91,7 +91,7 @@ void expand(const Layer *l, int rows)
     float *z = l->deviation + rows;
     for (int r = 0; r < rows; r++) {
         const float *x = l->input + (int64_t)r * l->inputs;
-        float *feature = l->expansion + (int64_t)r * l->features;
+        float *feature = l->expansion + (int64_t)r * l->stride;
         float *out = l->units ? l->values + (int64_t)r * l->inputs * total : feature;
         if (l->normed)
             affine(l, r, z);
@@ -121,9 +121,9 @@ void expand_backward(const Layer *l, int rows, float *input_gradient)
         memset(l->unit_.gradient, 0, sizeof(float) * l->unit_.size);
     for (int r = 0; r < rows; r++) {
         const float *x = l->input + (int64_t)r * l->inputs;
-        const float *g = l->expansion_gradient + (int64_t)r * l->features;
+        const float *g = l->expansion_gradient + (int64_t)r * l->stride;
         const float *value = l->units ? l->values + (int64_t)r * l->inputs * total
-                                      : l->expansion + (int64_t)r * l->features;
+                                      : l->expansion + (int64_t)r * l->stride;
         memset(dz, 0, sizeof(float) * 2 * l->inputs);
         if (l->normed)
             affine(l, r, z);

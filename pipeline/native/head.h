@@ -24,9 +24,10 @@ typedef struct {
 
 /* One (basis, linear) pair. `weight_` is [features, columns]: `columns` is `outputs` rounded up to whole vectors, the
    surplus columns are zero and stay zero. With `units` (1: shared by all inputs, or one for each), `unit_` [units, widths]
-   sums each input's values to one feature. */
+   sums each input's values to one feature. Rows of expansions are `stride` apart, an odd number of cache lines: rows that
+   lie a multiple of 4 KiB apart would share their places in the cache. */
 typedef struct {
-    int32_t inputs, outputs, columns, features;
+    int32_t inputs, outputs, columns, features, stride;
     int32_t branches, bias, scaler, normed, units;
     Branch branch[MAX_BRANCHES];
     float low, step, sharpness;

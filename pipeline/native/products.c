@@ -160,7 +160,7 @@ void product_backward(const Layer *l, int rows, float *out)
                 multiply(left, some, count, turned, WIDE, result, 0, 0);
             }
             for (int r = 0; r < some; r++)
-                memcpy(out + (int64_t)(start + r) * l->features + f, result + r * WIDE, sizeof(float) * wide);
+                memcpy(out + (int64_t)(start + r) * l->stride + f, result + r * WIDE, sizeof(float) * wide);
         }
     }
 }

@@ -59,7 +59,7 @@ static void forward(Head *h, int rows)
         const float *own[rows], *const *row = h->row;
         if (n || !h->ready) {
             for (int r = 0; r < rows; r++)
-                own[r] = l->expansion + (int64_t)r * l->features;
+                own[r] = l->expansion + (int64_t)r * l->stride;
             row = own;
         }
         product(l, row, rows, l->output);
@@ -99,7 +99,7 @@ static double backward(Head *h, int rows)
         const float *own[rows], *const *row = h->row;
         if (n || !h->ready) {
             for (int r = 0; r < rows; r++)
-                own[r] = l->expansion + (int64_t)r * l->features;
+                own[r] = l->expansion + (int64_t)r * l->stride;
             row = own;
         }
         const int above = n % h->depth != 0; /* another layer lies below */
@@ -147,7 +147,7 @@ static void update(Head *h, int rows, Update u)
         const float *own[rows], *const *row = h->row;
         if (n || !h->ready) {
             for (int r = 0; r < rows; r++)
-                own[r] = l->expansion + (int64_t)r * l->features;
+                own[r] = l->expansion + (int64_t)r * l->stride;
             row = own;
         }
         weight_update(l, row, rows, u);
