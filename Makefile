@@ -20,7 +20,7 @@ list   = $(subst $(space),$(comma),$(strip $(1)))
 
 DEMO_TASKS := cola sst2 mrpc
 
-.PHONY: setup demo embed heads all test lint format docs clean help
+.PHONY: setup demo embed heads report all test lint format docs clean help
 .DEFAULT_GOAL := help
 
 setup: $(VENV)/.installed  ## install the project and its checks into .venv
@@ -35,6 +35,7 @@ demo: setup  ## both stages on the bundled sample, with minilm: no network, a mi
 	$(BIN)/python embed.py run $(DEMO_TASKS) --encoder minilm --data sample --cache $(CACHE)/sample --device $(DEVICE)
 	$(BIN)/python fit_heads.py sweep --task $(call list,$(DEMO_TASKS)) --head $(call list,$(HEADS)) --encoder minilm \
 		--seeds $(SEEDS) --cache $(CACHE)/sample --results $(RUNS)/results.sqlite --device $(DEVICE)
+	@$(MAKE) --no-print-directory $(RUNS)/report.html CACHE=$(CACHE)/sample
 
 embed: setup  ## stage one: TASKS with ENCODER from DATA into CACHE
 	$(BIN)/python embed.py run $(TASKS) --encoder '$(ENCODER)' --data '$(DATA)' --cache $(CACHE) --device $(DEVICE)
@@ -43,8 +44,14 @@ heads: setup  ## stage two: HEADS on TASKS with SEEDS, from CACHE into RUNS
 	$(BIN)/python fit_heads.py sweep --task $(call list,$(TASKS)) --head $(call list,$(HEADS)) --encoder '$(ENCODER)' \
 		--seeds $(SEEDS) --cache $(CACHE) --results $(RUNS)/results.sqlite --device $(DEVICE)
 
-all: embed  ## embed, then heads
+report: setup $(RUNS)/report.html  ## the report on RUNS/results.sqlite: RUNS/report.html
+
+$(RUNS)/report.html: $(wildcard $(RUNS)/results.sqlite)
+	$(BIN)/python fit_heads.py report --results $(RUNS)/results.sqlite --cache $(CACHE) --out $@
+
+all: embed  ## embed, then heads, then the report
 	$(MAKE) heads
+	$(MAKE) report
 
 # One thread a worker: two that share a core spin on each other.
 test: setup  ## the tests; GLUE_DIR=FOLDER adds those on real GLUE rows

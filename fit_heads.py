@@ -7,6 +7,7 @@ import click
 from cli.bench import bench
 from cli.common import KanglueGroup
 from cli.heads import run, sweep
+from cli.report import report
 from cli.submit import submit
 from cli.table import table
 from cli.use import export, load, predict
@@ -18,6 +19,7 @@ COMMANDS = (
     run,
     sweep,
     table,
+    report,
     predict,
     submit,
     export,

@@ -1,6 +1,7 @@
 """Questions in SQL to a results database, which can only be read through here."""
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ def _authorise(action: int, first: str | None, second: str | None, *_: str | Non
     return sqlite3.SQLITE_OK
 
 
-def query(path: str | Path, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Names of the columns and rows of one SELECT; a blob is shown as its length.
+def query(path: str | Path, statement: str, values: Sequence[Any] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Names of the columns and rows of one SELECT (`values` for its question marks); a blob is shown as its length.
 
     The file is opened for reading only, and SQLite asks us before each thing that the statement would do. Raises
     `ConfigError` for a statement that is not one SELECT or does not run, `ResultsError` for a file that is no database.
@@ -42,7 +43,7 @@ def query(path: str | Path, statement: str) -> tuple[list[str], list[tuple[Any, 
     connection.set_authorizer(_authorise)
     connection.set_progress_handler(lambda: 0, _STEPS)  # Python sees an interrupt between two calls of it
     try:
-        cursor = connection.execute(statement)
+        cursor = connection.execute(statement, tuple(values))
         if cursor.description is None:
             raise ConfigError("--sql: expected a SELECT, found a statement without rows; the database is only read")
         names = [column[0] for column in cursor.description]

@@ -200,6 +200,10 @@ class Results:
             found.setdefault((fingerprint, split), {})[metric] = value
         return found
 
+    def reported_rows(self) -> dict[tuple[str, str], int]:
+        """Rows of the reported splits by (fingerprint, split)."""
+        return {(key, split): rows for key, split, rows in self._run("SELECT fingerprint, split, rows FROM baselines")}
+
     def heads(self, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Heads as documents (contract of `fit_heads.py run --json`), oldest task names first.
 

@@ -1,0 +1,86 @@
+"""The functions that a saved KAN head has learned, on its edges or units, for looking at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import KanglueError
+from pipeline.heads.network import LayerSpec
+
+if TYPE_CHECKING:
+    from pipeline.sweep.saved import SavedHead
+
+__all__ = ["LearnedFunctions", "learned_functions"]
+
+#: Functions shown of a head, and points of each.
+SHOWN, POINTS = 12, 65
+#: Range for bases that have no grid: standardised features hardly leave it.
+RANGE = (-3.0, 3.0)
+
+
+@dataclass(frozen=True)
+class LearnedFunctions:
+    """The strongest functions of one layer: `curves` [functions, points] over `grid` [points], named by their edge."""
+
+    family: str
+    head: str
+    where: str
+    grid: np.ndarray
+    names: tuple[str, ...]
+    curves: np.ndarray
+    note: str
+
+
+def learned_functions(folder: Path, where: str) -> LearnedFunctions | str:
+    """The functions of the saved head in `folder`; a reason in words where there are none to be seen."""
+    from pipeline.sweep.saved import load_head
+
+    try:
+        head = load_head(folder)
+        layer = next((i for i, one in enumerate(head.network.layers) if _learns(one)), None)
+        if layer is None:
+            return f"{head.config.head} has no learned functions."
+        return _of(head, layer, where)
+    except (KanglueError, OSError) as error:
+        return f"The head could not be loaded ({error})."
+
+
+def _learns(layer: LayerSpec) -> bool:
+    return bool(layer.units) or max(layer.widths) > 1
+
+
+def _of(head: "SavedHead", index: int, where: str) -> LearnedFunctions:
+    """Mean and constant part of each function left out: only its shape matters here, and which vary most."""
+    import torch
+
+    from pipeline.heads.bases import EXPANSIONS
+    from pipeline.heads.forward import layer_tensors, scaled_weight
+
+    layer = head.network.layers[index]
+    tensors = {name: one.unsqueeze(0) for name, one in layer_tensors(head.tensors, index).items()}
+    has_grid = {"b_spline", "radial", "switch"} & {branch.basis for branch in layer.branches}
+    low, high = (layer.grid.low, layer.grid.high) if has_grid else RANGE
+    x = torch.linspace(low, high, POINTS)
+    main = layer.branches[int(np.argmax(layer.widths))]
+    note = "of the layer norm's output" if main.normed else "of the scaled feature"
+    with torch.inference_mode():
+        if layer.units:
+            values = torch.cat([EXPANSIONS[branch.basis](x, layer.grid) for branch in layer.branches], -1)
+            curves = (tensors["unit"][0] @ values.T).numpy()  # [units, points]
+            names = [f"unit {unit}" for unit in range(len(curves))]
+            note = "of a hidden unit"
+        else:
+            weight, start, total = scaled_weight(layer, tensors)[0], 0, 0.0
+            for branch, width in zip(layer.branches, layer.widths, strict=True):
+                part = weight[start : start + layer.inputs * width].unflatten(0, (layer.inputs, width))
+                start += layer.inputs * width
+                if branch.normed == main.normed:  # a branch of the other kind has another argument
+                    total = total + torch.einsum("pw,iwo->iop", EXPANSIONS[branch.basis](x, layer.grid), part)
+            curves = total.flatten(0, 1).numpy()
+            names = None
+    order = np.argsort(-curves.std(1), kind="stable")[:SHOWN]
+    shown = curves[order] - curves[order].mean(1, keepdims=True)
+    labels = tuple(names[at] if names else f"{at // layer.outputs} → {at % layer.outputs}" for at in map(int, order))
+    return LearnedFunctions(head.config.head, head.id, where, x.numpy(), labels, shown, note)

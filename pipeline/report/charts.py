@@ -1,0 +1,232 @@
+"""The report's pictures of scores, costs and training, one for each place (a task, encoder, feature and protocol)."""
+
+import math
+
+import numpy as np
+
+from pipeline.report.model import Findings, Place
+from pipeline.report.ranks import Ranking
+from pipeline.report.svg import Frame, Scale, label_of, marker, slot, text, thin
+from pipeline.report.verdict import reference_of
+from pipeline.sweep.table import Line
+
+__all__ = ["cost", "critical_difference", "differences", "learning", "scores", "seconds"]
+
+#: Marks drawn for one family in one picture; of more, an even selection by rank.
+SEEDS, CONFIGURATIONS = 60, 240
+_GUTTER, _ROW = 86.0, 24.0
+
+
+def _spread(index: int) -> float:
+    """A fixed jitter in [-1, 1] for the index-th point: the golden ratio's sequence, which fills evenly."""
+    return 2 * (index * 0.6180339887 % 1) - 1
+
+
+def _sample(line: Line, values: tuple[float, ...]) -> list[tuple[int, float]]:
+    """(seed, value) of at most `SEEDS` heads, over the whole range of values."""
+    return thin(sorted(zip(line.seeds, values, strict=True), key=lambda pair: pair[1]), SEEDS)
+
+
+def _rows_of(frame: Frame, families: list[str]) -> dict[str, float]:
+    """A row for each family: its height, its name on the left."""
+    places = {}
+    for index, family in enumerate(families):
+        y = frame.top + _ROW * (index + 0.5)
+        frame.add(text(_GUTTER - 8, y + 3.5, family, "l", "end"))
+        places[family] = y
+    return places
+
+
+def scores(place: Place) -> Frame:
+    """Every seed a point, mean and 95% interval across; lines for the majority class and for chance."""
+    families = sorted(place.chosen, key=lambda name: -place.chosen[name].mean)
+    frame = Frame(_ROW * len(families) + 58, f"Scores on {place.label}", (_GUTTER, 22, 14, 36))
+    lines = place.chosen.values()
+    values = [v for line in lines for v in (*line.scores, line.low or line.mean, line.high or line.mean)]
+    span = max(max(values) - min(values), 0.02)
+    marks = {"majority": place.majority, "chance": place.chance}
+    near = [v for v in marks.values() if v is not None and min(values) - span <= v <= max(values) + span]
+    x = Scale.over([*values, *near], frame.left, frame.right)
+    frame.x_axis(x, place.metric)
+    outside: list[str] = []
+    for name, value in marks.items():
+        if value is None:
+            continue
+        if not x.low <= value <= x.high:
+            outside.append(f"{name} {value:.3f}")
+            continue
+        frame.line(x(value), frame.top - 3, x(value), frame.bottom, f"base {name}")
+        left = x(value) > frame.right - 50 or (
+            name == "chance" and place.majority is not None and place.majority > value
+        )
+        frame.add(text(x(value) + (-3 if left else 3), frame.top - 6, name, "b", "end" if left else "start"))
+    if outside:
+        alone = len(outside) == sum(value is not None for value in marks.values())
+        frame.add(text(frame.left, frame.top - (6 if alone else 17), "off the scale: " + ", ".join(outside), "b"))
+    for family, y in _rows_of(frame, families).items():
+        line = place.chosen[family]
+        for index, (seed, score) in enumerate(_sample(line, line.scores)):
+            frame.add(marker(family, x(score), y + 6 * _spread(index), 2.3, f"{family}, seed {seed}: {score:.4f}", "p"))
+        if line.low is not None:
+            frame.line(x(line.low), y, x(line.high), y, "ci")
+        frame.line(x(line.mean), y - 8, x(line.mean), y + 8, "mean")
+    return frame
+
+
+def differences(place: Place) -> Frame | None:
+    """Each family minus the reference, with the interval for new seeds and new rows; filled where found."""
+    reference = reference_of(place)
+    shown = []
+    for one in place.comparisons:
+        if reference in (one.first, one.second):
+            sign = 1 if one.second == reference else -1
+            family = one.first if sign > 0 else one.second
+            shown.append((family, sign * one.difference * 100, (one.bound - abs(one.difference)) * 100, one.found))
+    if not shown:
+        return None
+    shown.sort(key=lambda row: -row[1])
+    frame = Frame(_ROW * len(shown) + 44, f"Differences from {reference} on {place.label}", (_GUTTER, 8, 14, 36))
+    halves = [half if math.isfinite(half) else 0.0 for _, _, half, _ in shown]
+    edges = [0.0, *(row[1] + side * half for row, half in zip(shown, halves, strict=True) for side in (-1, 1))]
+    x = Scale.over(edges, frame.left, frame.right)
+    frame.x_axis(x, f"points of {place.metric} above {reference}")
+    frame.line(x(0), frame.top, x(0), frame.bottom, "zero")
+    rows = _rows_of(frame, [row[0] for row in shown])
+    for family, gap, half, found in shown:
+        y = rows[family]
+        if math.isfinite(half):
+            frame.line(x(gap - half), y, x(gap + half), y, f"range s{slot(family)}")
+        frame.add(
+            marker(family, x(gap), y, 4.5, f"{family} - {reference}: {gap:+.2f} points", "m" if found else "m open")
+        )
+    return frame
+
+
+def _pareto(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one beats in both cost (less) and score (more), by cost."""
+    front: list[tuple[float, float]] = []
+    for price, score in sorted(pairs, key=lambda pair: (pair[0], -pair[1])):
+        if not front or score > front[-1][1]:
+            front.append((price, score))
+    return front
+
+
+def cost(place: Place, what: str) -> Frame:
+    """Mean score against `parameters` or `flops`, one mark a configuration, and the Pareto front."""
+    lines = [line for line in place.lines if line.n]
+    chosen = {id(line) for line in place.chosen.values()}
+    front = _pareto([(max(getattr(line, what), 1), line.mean) for line in lines])
+    lines = thin([line for line in lines if id(line) not in chosen], CONFIGURATIONS) + list(place.chosen.values())
+    frame = Frame(240, f"Score against {what} on {place.label}", (46, 22, 16, 36))
+    x = Scale.over([max(getattr(line, what), 1) for line in lines], frame.left, frame.right, log=True)
+    seeds = [(line, score) for line in place.chosen.values() for _, score in thin(_sample(line, line.scores), 20)]
+    y = Scale.over([*(line.mean for line in lines), *(score for _, score in seeds)], frame.bottom, frame.top)
+    frame.x_axis(x, "parameters" if what == "parameters" else "FLOPs for one row, forward", 4)
+    frame.y_axis(y, place.metric)
+    steps = [
+        point for (a, b), (c, _) in zip(front, [*front[1:], (x.high, 0)], strict=True) for point in ((a, b), (c, b))
+    ]
+    frame.path([(x(a), y(b)) for a, b in steps], "front")
+    for line, score in seeds:
+        frame.add(marker(line.head, x(max(getattr(line, what), 1)), y(score), 1.7, kind="p"))
+    for line in lines:
+        price = max(getattr(line, what), 1)
+        told = f"{line.head} {line.variant}: {line.mean:.4f} at {label_of(price)}"
+        frame.add(marker(line.head, x(price), y(line.mean), 4.2 if id(line) in chosen else 2.6, told))
+    return frame
+
+
+def seconds(place: Place) -> Frame:
+    """Time of every head, its share of its pack's."""
+    families = list(place.chosen)
+    frame = Frame(_ROW * len(families) + 44, f"Time per head on {place.label}", (_GUTTER, 8, 14, 36))
+    times = {family: place.chosen[family].seconds for family in families}
+    x = Scale.over([max(t, 1e-6) for found in times.values() for t in found], frame.left, frame.right, log=True)
+    frame.x_axis(x, "seconds a head (logarithmic)", 4)
+    for family, y in _rows_of(frame, families).items():
+        line = place.chosen[family]
+        for index, (seed, value) in enumerate(_sample(line, times[family])):
+            told = f"{family}, seed {seed}: {value:.3g} s"
+            frame.add(marker(family, x(max(value, 1e-6)), y + 6 * _spread(index), 2.3, told, "p"))
+        middle = float(np.median(times[family]))
+        frame.add(marker(family, x(max(middle, 1e-6)), y, 4.5, f"{family}: median {middle:.3g} s"))
+    return frame
+
+
+def learning(place: Place, loss: bool) -> Frame | None:
+    """Mean over seeds after each epoch: the score on the selection rows, or the losses (training dashed)."""
+    found = {family: curves for family, curves in place.curves.items() if curves.shape[1] > 1}
+    if not found:
+        return None
+    what = "loss" if loss else f"{place.metric} on selection rows"
+    frame = Frame(220, f"{'Losses' if loss else 'Selection score'} over epochs on {place.label}", (46, 22, 12, 36))
+    columns = ((0, "dash"), (1, "")) if loss else ((2, ""),)
+    means: dict[tuple[str, int], np.ndarray] = {}
+    for family, curves in found.items():
+        for column, _ in columns:
+            part = curves[:, :, column]
+            if np.isfinite(part).any(0).all():
+                means[family, column] = np.nanmean(part, 0)
+    if not means:
+        return None
+    x = Scale(1, max(len(mean) for mean in means.values()), frame.left, frame.right)
+    top = np.concatenate(list(means.values()))
+    if loss:  # one run-away loss must not flatten the others
+        top = np.minimum(top, 3 * np.median(top))
+    y = Scale.over(list(map(float, top)), frame.bottom, frame.top)
+    frame.x_axis(x, "epoch")
+    frame.y_axis(y, what)
+    for (family, column), mean in means.items():
+        spots = thin(list(enumerate(mean, 1)), 100)
+        if not loss and len(found[family]) > 1:
+            spread = np.nanstd(found[family][:, :, column], 0)
+            frame.band(
+                [(x(e), _within(y(v - spread[e - 1]), frame), _within(y(v + spread[e - 1]), frame)) for e, v in spots],
+                f"band f{slot(family)}",
+            )
+        kind = dict(columns)[column]
+        frame.path([(x(e), _within(y(v), frame)) for e, v in spots], f"curve s{slot(family)} {kind}".strip())
+    for (family, column), mean in means.items():
+        if column != 0:
+            frame.add(marker(family, x(len(mean)), _within(y(mean[-1]), frame), 3.2))
+    return frame
+
+
+def _within(y: float, frame: Frame) -> float:
+    return min(max(y, frame.top), frame.bottom)
+
+
+def critical_difference(ranking: Ranking) -> Frame:
+    """Families along the axis of mean ranks; a bar joins those that Nemenyi's test does not tell apart."""
+    k = len(ranking.names)
+    half = (k + 1) // 2
+    frame = Frame(62 + 12 * len(ranking.alike) + 20 * half, "Critical difference of mean ranks", (96, 40, 96, 10), 480)
+    x = Scale(1, k, frame.left, frame.right)
+    frame.line(x(1), 40, x(k), 40, "ci")
+    for rank in range(1, k + 1):
+        frame.line(x(rank), 35, x(rank), 40, "ci")
+        frame.add(text(x(rank), 31, rank, "t", "middle"))
+    width = min(x(1 + ranking.critical), frame.right) - x(1)
+    frame.line(x(1), 14, x(1) + width, 14, "mean")
+    frame.add(text(x(1) + width + 6, 17.5, f"critical difference {ranking.critical:.2f}", "b"))
+    place = dict(zip(ranking.names, ranking.ranks, strict=True))
+    for index, names in enumerate(ranking.alike):
+        y = 50 + 12 * index
+        frame.line(x(place[names[0]]) - 3, y, x(place[names[-1]]) + 3, y, "join")
+    base = 56 + 12 * len(ranking.alike)
+    for index, (name, rank) in enumerate(place.items()):
+        left = index < half
+        y = base + 20 * (index if left else k - 1 - index)
+        end = frame.left - 8 if left else frame.right + 8
+        frame.add(f'<path d="M{x(rank):.1f} 40V{y:.1f}H{end:.1f}" class="lead"/>')
+        frame.add(marker(name, x(rank), 40, 4, f"{name}: mean rank {rank:.2f}"))
+        frame.add(text(end + (-4 if left else 4), y + 3.5, f"{name} {rank:.1f}", "l", "end" if left else "start"))
+    return frame
+
+
+def families_of(findings: Findings) -> list[tuple[str, str]]:
+    """(family, its mark as SVG) for the legend."""
+    return [
+        (family, f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true">{marker(family, 6, 6, 4)}</svg>')
+        for family in findings.families
+    ]
