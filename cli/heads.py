@@ -5,7 +5,15 @@ from typing import Any
 import click
 
 from cli.common import KanglueCommand, comma_separated, emit
-from cli.options import cache_option, device_option, given, head_options, match_options, results_option
+from cli.options import (
+    cache_option,
+    device_option,
+    given,
+    head_options,
+    match_options,
+    results_option,
+    search_options,
+)
 from cli.table import show
 
 __all__ = ["run", "sweep"]
@@ -50,6 +58,7 @@ def run(as_json: bool, **options: Any) -> None:
 @click.option("--features", callback=comma_separated, metavar="F,..", help="Features.  [each encoder's default]")
 @click.option("--protocol", callback=comma_separated, metavar="P,..", help="clean, published.  [clean]")
 @click.option("--seeds", metavar="A:B", help="Replicates, half-open: 0:10 is ten seeds.  [0]")
+@search_options
 @match_options
 @head_options(several=True)
 @cache_option
@@ -75,6 +84,6 @@ def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str
     emit(done.document(), as_json)
     if not as_json:
         say(f"{done.trained} trained, {done.diverged} diverged, {done.seconds:.1f} s; results in {done.results}")
-        show(results, {"id": done.ids})
+        show(results, {"id": done.chosen})
     if done.failures:
         raise DeviceError(f"{len(done.failures)} of {done.heads} heads not trained: {done.failures[0]}")

@@ -14,6 +14,7 @@ __all__ = [
     "head_options",
     "match_options",
     "results_option",
+    "search_options",
 ]
 
 
@@ -26,12 +27,25 @@ class Values(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
         """The value, or the list of values."""
+        if self.several and ":" in str(value) and self.kind is not str:
+            return self._range(str(value), param)
         try:
             if not self.several:
                 return self.kind(value)
             return [self.kind(part.strip()) for part in str(value).split(",")]
         except ValueError:
             self.fail(f"expected {'numbers with commas between them' if self.several else 'a number'}, found {value!r}")
+
+    def _range(self, text: str, param: click.Parameter | None) -> str:
+        """A range, checked here and understood by the sweep, where it may also come from a file."""
+        from pipeline.errors import ConfigError
+        from pipeline.sweep.ranges import parse_range
+
+        try:
+            parse_range(param.name if param else "", text, whole=self.kind is int)
+        except ConfigError as error:
+            self.fail(str(error).partition(": ")[2])
+        return text
 
 
 class Numbers(Values):
@@ -101,6 +115,21 @@ def match_options(command: Any) -> Any:
         ),
         click.option("--match", metavar="none|params|flops", help="Scale --hidden to one budget for all.  [none]"),
     ):
+        command = decorator(command)
+    return command
+
+
+def search_options(command: Any) -> Any:
+    """The options of a search through hyper-parameters."""
+    for decorator in (
+        click.option("--search-seed", type=int, metavar="N", help="What random draws of a search start from.  [0]"),
+        click.option("--trials", type=int, metavar="N", help="Configurations that a search tries a family.  [20]"),
+        click.option(
+            "--search", metavar="grid|random|tpe|halving",
+            help="Every combination; or N drawn from lists and ranges (--lr 1e-4:1e-2:log), as many for each family: "
+            "at random, by Optuna's TPE, or at random on few epochs first, the best third going on.  [grid]",
+        ),
+    ):  # fmt: skip
         command = decorator(command)
     return command
 

@@ -9,7 +9,7 @@ from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.config import CLEAN_RANGE, FEATURES, LATER, PROTOCOLS, SCALES, HeadConfig
 from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, HEADS
 
-__all__ = ["resolve"]
+__all__ = ["option_type", "resolve"]
 
 _KINDS: dict[str, type] = {
     "seed": int, "epochs": int, "batch_size": int, "hidden": int, "grid": int, "order": int, "centres": int,
@@ -31,6 +31,11 @@ def _typed(name: str, value: Any) -> Any:
     if not fits:
         raise ConfigError(f"--{name.replace('_', '-')}: expected {_WORDS[kind]}, found {value!r}")
     return (kind(value),) if name in _SEQUENCES else kind(value)
+
+
+def option_type(name: str) -> type:
+    """The type of an option's value, of its items for `hidden` and `grid_range`."""
+    return _KINDS[name]
 
 
 def resolve(

@@ -69,7 +69,7 @@ def shapes(
 
 def _reference(product: Product, feature: str) -> HeadConfig | None:
     """The head whose cost is the budget: the first family with widths, with the first value of every option."""
-    protocol, options = product.combinations()[0]
+    protocol, options = product.first()
     for head in product.head:
         shape = resolve(head, seed=0, features=feature, protocol=protocol, options=options)
         if shape.hidden is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import ResultsError
+from pipeline.sweep.schema import LATER, TABLES
 
 __all__ = ["SELECTION", "Results"]
 
@@ -21,39 +22,6 @@ __all__ = ["SELECTION", "Results"]
 VERSION = 1
 #: The name under which metrics on the selection rows stand beside those on splits.
 SELECTION = "selection"
-
-_TABLES = """
-CREATE TABLE heads (
-    id TEXT PRIMARY KEY, task TEXT NOT NULL, source TEXT NOT NULL, encoder TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    head TEXT NOT NULL, main_metric TEXT NOT NULL,
-    features TEXT NOT NULL, protocol TEXT NOT NULL, seed INTEGER NOT NULL, config TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('trained', 'diverged')), diverged_at INTEGER, epoch INTEGER NOT NULL,
-    parameters INTEGER NOT NULL, flops INTEGER NOT NULL, fit_seconds REAL NOT NULL, n_train INTEGER NOT NULL,
-    device TEXT NOT NULL, versions TEXT NOT NULL, created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
-) WITHOUT ROWID;
-CREATE TABLE metrics (
-    head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE, split TEXT NOT NULL, metric TEXT NOT NULL,
-    value REAL NOT NULL, PRIMARY KEY (head_id, split, metric)
-) WITHOUT ROWID;
-CREATE TABLE curves (
-    head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE, epoch INTEGER NOT NULL, training_loss REAL,
-    selection_loss REAL, selection_score REAL, PRIMARY KEY (head_id, epoch)
-) WITHOUT ROWID;
-CREATE TABLE outputs (
-    head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE, split TEXT NOT NULL, rows INTEGER NOT NULL,
-    classes INTEGER NOT NULL, float32 BLOB NOT NULL, PRIMARY KEY (head_id, split)
-);
-CREATE TABLE baselines (
-    fingerprint TEXT NOT NULL, split TEXT NOT NULL, rows INTEGER NOT NULL, metric TEXT NOT NULL, majority REAL,
-    PRIMARY KEY (fingerprint, split, metric)
-) WITHOUT ROWID;
-CREATE INDEX heads_by_task ON heads (task, encoder, head);
-"""
-#: Added later, and to a file that lacks it whenever heads are stored; whoever reads does without it.
-_LABELS = """CREATE TABLE IF NOT EXISTS labels (
-    fingerprint TEXT NOT NULL, split TEXT NOT NULL, rows INTEGER NOT NULL, float32 BLOB NOT NULL,
-    PRIMARY KEY (fingerprint, split)
-)"""
 
 
 def _plain(value: float) -> float | None:
@@ -102,7 +70,7 @@ class Results:
             with self._transaction():
                 # Another process may have made the tables between the look and the lock.
                 if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                    for statement in filter(str.strip, _TABLES.split(";")):
+                    for statement in filter(str.strip, TABLES.split(";")):
                         self._connection.execute(statement)
                     self._connection.execute(f"PRAGMA user_version = {VERSION}")
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -112,7 +80,8 @@ class Results:
                 "name another file with --results"
             )
         if create:
-            self._connection.execute(_LABELS)
+            for statement in LATER:
+                self._connection.execute(statement)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -237,6 +206,33 @@ class Results:
             document["metrics"] = found
             documents.append(document)
         return documents
+
+    def selected(self, ids: Sequence[str]) -> dict[str, tuple[float, float, int]]:
+        """Main metric and loss on the selection rows at the chosen epoch, and that epoch, of heads that trained."""
+        rows = self._run(
+            "SELECT id, selection_score, selection_loss, heads.epoch FROM heads "
+            "JOIN curves ON curves.head_id = heads.id AND curves.epoch = heads.epoch "
+            "WHERE status = 'trained' AND id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        return {head: rest for head, *rest in rows if None not in rest}
+
+    def add_search(self, fingerprint: str, search: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> None:
+        """Store a search (`pipeline.sweep.search.Study.document`) with its trials, over an earlier one of its id."""
+        columns = ("id", "task", "encoder", "features", "protocol", "head", "search", "asked", "trials", "epochs")
+        names = ("fingerprint", *columns, "metric", "score", "best", "document")
+        values = [fingerprint, *(search[name] for name in (*columns, "metric", "score"))]
+        values += [json.dumps(search["best"]), json.dumps(search)]
+        rows = [
+            (search["id"], one["number"], one["rung"], one["epochs"], json.dumps(one["config"]), one["score"],
+             int(one["kept"]), json.dumps(one["heads"]))
+            for one in trials
+        ]  # fmt: skip
+        with self._transaction():
+            self._connection.execute("DELETE FROM searches WHERE id = ?", (search["id"],))
+            places = ", ".join("?" * len(names))
+            self._connection.execute(f"INSERT INTO searches ({', '.join(names)}) VALUES ({places})", values)
+            self._connection.executemany("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def classes(self) -> dict[str, int]:
         """Outputs of the heads of each cache, by its fingerprint; caches whose heads all diverged are not there."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.heads.match import Match
 from pipeline.heads.match import describe as describe_matches
@@ -14,6 +14,9 @@ from pipeline.sweep.results import Results
 from pipeline.sweep.spec import Product
 from pipeline.sweep.work import Tally, heads_folder, train_heads
 
+if TYPE_CHECKING:
+    from pipeline.sweep.search import Study
+
 __all__ = ["PlannedHead", "SweepResult", "heads_folder", "plan", "run_sweep"]
 
 
@@ -22,7 +25,8 @@ class SweepResult:
     """What a sweep did (document of `fit_heads.py sweep --json`).
 
     `ids` are all its heads, trained now or before; `matched` says what widths `--match` chose; `failures` has a line
-    for each of the `failed` heads, which fit into no memory.
+    for each of the `failed` heads, which fit into no memory; `searches` says what each search did and chose;
+    `chosen` are the heads to look at: those of the grid, and those that searches chose.
     """
 
     heads: int
@@ -35,11 +39,15 @@ class SweepResult:
     ids: tuple[str, ...]
     matched: tuple[Match, ...] = ()
     failures: tuple[str, ...] = ()
+    searches: tuple[dict[str, Any], ...] = ()
+    chosen: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
-        """Plain JSON, without the ids; `matched` is there where matching was asked for."""
-        plain = {name: value for name, value in asdict(self).items() if name not in ("ids", "matched", "failures")}
-        return plain | ({"matched": [one.document() for one in self.matched]} if self.matched else {})
+        """Plain JSON, without the ids; `matched` and `searches` are there where they were asked for."""
+        left_out = ("ids", "matched", "failures", "searches", "chosen")
+        plain = {name: value for name, value in asdict(self).items() if name not in left_out}
+        plain |= {"matched": [one.document() for one in self.matched]} if self.matched else {}
+        return plain | ({"searches": list(self.searches)} if self.searches else {})
 
 
 def run_sweep(
@@ -56,24 +64,46 @@ def run_sweep(
     is told (heads, already stored) before training begins.
     """
     begin = time.perf_counter()
-    heads = plan(products, cache)
+    heads = plan([product for product in products if product.search == "grid"], cache)
+    searches = _studies([product for product in products if product.search != "grid"], cache)
+    tally, known, done, grid = Tally(), 0, {}, tuple(head.id for head in heads)
     with Results(results, create=True) as store:
-        known = store.known(head.id for head in heads)
-        todo = [head for head in heads if head.id not in known]
-        on_plan(len(heads), len(known))
-        matched = tuple(dict.fromkeys(head.match for head in heads if head.match is not None))
-        for line in describe_matches(matched):
-            say(line)
-        tally = train_heads(todo, store, results, device) if todo else Tally()
+        heads += [head for study in searches for head in study.ask(store)]
+        # A search asks again when it has seen how its heads did, until it is over.
+        while heads:
+            new = {head.id: head for head in heads if head.id not in done}
+            stored = store.known(new)
+            todo = [head for name, head in new.items() if name not in stored]
+            known += len(stored)
+            on_plan(len(new), len(stored))
+            for line in describe_matches(dict.fromkeys(head.match for head in new.values() if head.match is not None)):
+                say(line)
+            if todo:
+                tally.add(train_heads(todo, store, results, device))
+            done |= new
+            heads = [head for study in searches for head in study.ask(store)]
+        found = [study.document() for study in searches]
+        for study, document in zip(searches, found, strict=True):
+            store.add_search(study.ref.fingerprint, document, study.trial_documents())
     return SweepResult(
-        heads=len(heads),
+        heads=len(done),
         trained=tally.trained,
-        skipped=len(known),
+        skipped=known,
         diverged=tally.diverged,
         failed=len(tally.failures),
         seconds=time.perf_counter() - begin,
         results=str(results),
-        ids=tuple(head.id for head in heads),
-        matched=matched,
+        ids=tuple(done),
+        matched=tuple(dict.fromkeys(head.match for head in done.values() if head.match is not None)),
         failures=tuple(tally.failures),
+        searches=tuple(found),
+        chosen=tuple(dict.fromkeys([*grid, *(head for document in found for head in document["heads"])])),
     )
+
+
+def _studies(products: Sequence[Product], cache: Path) -> "list[Study]":
+    if not products:
+        return []  # Optuna is loaded for searches alone
+    from pipeline.sweep.search import studies
+
+    return studies(products, cache)

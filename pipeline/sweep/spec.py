@@ -9,6 +9,8 @@ from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.config import HeadConfig
+from pipeline.heads.resolve import option_type
+from pipeline.sweep.ranges import Range, is_range, parse_range
 
 __all__ = ["Product", "parse_seeds", "read_spec"]
 
@@ -19,7 +21,12 @@ HEAD_OPTIONS = tuple(
 #: An option whose single value is a list already: a list of it is a list of lists.
 _SEQUENCES = ("hidden", "grid_range")
 #: Keys that hold for a product as a whole, and their types.
-_SCALARS: dict[str, type] = {"match": str, "budget": int, "cost": str}
+_SCALARS: dict[str, type] = {
+    "match": str, "budget": int, "cost": str, "search": str, "trials": int, "search_seed": int,
+}  # fmt: skip
+#: `grid` is every combination; the others draw `trials` configurations for every family.
+SEARCHES = ("grid", "random", "tpe", "halving")
+TRIALS = 20
 _KINDS = {str: "one word", int: "a whole number"}
 
 
@@ -44,7 +51,8 @@ class Product:
     """One product of a sweep: every combination of tasks, encoders, features, heads, options and seeds.
 
     `features` may hold `None`, the encoder's default. `options` maps names of `HeadConfig` to the values to try.
-    `match`, `budget` and `cost` are those of `pipeline.heads.match.Matching`.
+    A `Range` may stand in place of values. `match`, `budget` and `cost` are those of `pipeline.heads.match.Matching`;
+    `search`, `trials` and `search_seed` those of `pipeline.sweep.search.Study`.
     """
 
     task: tuple[str, ...]
@@ -53,25 +61,73 @@ class Product:
     features: tuple[str | None, ...] = (None,)
     protocol: tuple[str, ...] = ("clean",)
     seeds: tuple[int, ...] = (0,)
-    options: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    options: Mapping[str, tuple[Any, ...] | Range] = field(default_factory=dict)
     match: str = "none"
     budget: int | None = None
     cost: str = "counted"
+    search: str = "grid"
+    trials: int | None = None
+    search_seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("task", "head", "encoder", "features", "protocol", "seeds"):
             if not getattr(self, name):
                 raise ConfigError(f"sweep: expected at least one {name.removesuffix('s')}, found none; give --{name}")
+        if self.search not in SEARCHES:
+            raise UnknownNameError("search", self.search, SEARCHES)
+        if self.search == "grid":
+            if self.trials is not None:
+                raise ConfigError(
+                    f"--trials {self.trials}: expected --search random, tpe or halving with it, found none"
+                )
+            return
+        if self.trials is not None and self.trials < 2:
+            raise ConfigError(f"--trials: expected at least 2, found {self.trials}")
+        if self.search_seed < 0:
+            raise ConfigError(f"--search-seed: expected a whole number of at least 0, found {self.search_seed}")
+        epochs = self.options.get("epochs", (None,))
+        if isinstance(epochs, Range) or len(epochs) != 1:
+            raise ConfigError(
+                "--epochs: expected one value in a search, whose trials all have one budget, found several"
+            )
+
+    def first(self) -> tuple[str, dict[str, Any]]:
+        """The first (protocol, options) of the product; of a range, its lower end."""
+        chosen = {name: has.first if isinstance(has, Range) else has[0] for name, has in self.options.items()}
+        return self.protocol[0], chosen
 
     def combinations(self) -> list[tuple[str, dict[str, Any]]]:
-        """Every (protocol, options) of the product."""
+        """Every (protocol, options) of the product. Raises `ConfigError` for a range without an end of values."""
         names = tuple(self.options)
-        values = itertools.product(*(self.options[name] for name in names))
+        values = itertools.product(*(_values(name, self.options[name]) for name in names))
         choices = [dict(zip(names, chosen, strict=True)) for chosen in values]
         return [(protocol, choice) for protocol in self.protocol for choice in choices]
 
 
-def _listed(name: str, value: Any) -> tuple[Any, ...]:
+def _values(name: str, given: tuple[Any, ...] | Range) -> tuple[Any, ...]:
+    values = given.values() if isinstance(given, Range) else given
+    if values is None:
+        flag = "--" + name.replace("_", "-")
+        raise ConfigError(f"{flag} {given}: expected values, since every combination is tried; or add --search random")
+    return values
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...] | Range:
+    found = _plainly_listed(name, value)
+    if name not in HEAD_OPTIONS or not any(map(is_range, itertools.chain(*(_items(one) for one in found)))):
+        return found
+    flat = list(itertools.chain(*(_items(one) for one in found)))
+    whole = option_type(name) is int
+    if len(flat) != 1 or option_type(name) not in (int, float) or name == "grid_range":
+        raise ConfigError(f"--{name.replace('_', '-')}: expected values, or one range alone, found {value!r}")
+    return parse_range(name, flat[0], whole=whole)
+
+
+def _items(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _plainly_listed(name: str, value: Any) -> tuple[Any, ...]:
     if name in _SEQUENCES:
         items = tuple(value) if isinstance(value, list | tuple) else (value,)
         nested = items and all(isinstance(item, list | tuple) for item in items)

@@ -35,6 +35,12 @@ class Tally:
     diverged: int = 0
     failures: list[str] = field(default_factory=list)
 
+    def add(self, other: "Tally") -> None:
+        """Count what became of more heads."""
+        self.trained += other.trained
+        self.diverged += other.diverged
+        self.failures += other.failures
+
 
 def heads_folder(results: Path) -> Path:
     """Where the heads of a results database lie: `heads/` beside it."""
