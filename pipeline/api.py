@@ -25,9 +25,9 @@ class FitResult:
     """One trained head (document of `fit_heads.py run --json`).
 
     `metrics` maps reported splits, and `selection` the selection rows, to GLUE's metrics; `epoch` counts from 1;
-    `flops` are one row's forward, `training_flops` one row's in a step (`pipeline.heads.cost`; `None` where the cache's
-    heads all diverged); `fit_seconds` is the head's share of its pack's time; `trained` is false where the head was
-    stored already.
+    `flops` are one row's forward, `product_flops` the matrix products among them, `training_flops` one row's in a step
+    (`pipeline.heads.cost`; `None` where the cache's heads all diverged); `fit_seconds` is the head's share of its
+    pack's time; `trained` is false where the head was stored already.
     """
 
     id: str
@@ -41,6 +41,7 @@ class FitResult:
     epoch: int
     parameters: int
     flops: int
+    product_flops: int | None
     training_flops: int | None
     fit_seconds: float
     status: str

@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 import fit_heads
 import pipeline
@@ -24,7 +25,7 @@ from pipeline.export.packages import PACKAGES, from_package, to_package
 from pipeline.export.torch_file import import_file, state_of, torch_source
 from pipeline.fit.data import Scaling
 from pipeline.heads.bases import EXPANSIONS
-from pipeline.heads.cost import parameters
+from pipeline.heads.cost import parameters, product_flops
 from pipeline.heads.families import ACTIVATIONS, HEADS, build_network
 from pipeline.heads.network import BASES, Branch, Grid, LayerSpec, NetworkSpec
 from pipeline.heads.resolve import resolve
@@ -113,13 +114,16 @@ def test_one_file_has_the_heads_outputs_and_parameters(tmp_path, family, options
 
 
 @pytest.mark.parametrize("family", PACKABLE)
-def test_parameters_over_a_grid_of_shapes(tmp_path, family):
+def test_costs_over_a_grid_of_shapes(tmp_path, family):
     for inputs, hidden, grid, order, centres in ((3, (2,), 1, 1, 2), (8, (5, 4), 7, 4, 6), (1, (1,), 2, 5, 9)):
         options = {"hidden": hidden, "grid": grid, "order": order, "centres": centres}
         head = made(family, inputs=inputs, **options)
         module = written(head, tmp_path / f"{inputs}")
         count = sum(p.numel() for p in module.parameters())
         assert count == parameters(head.network) == sum(tensor.numel() for tensor in head.tensors.values())
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(torch.zeros(4, inputs))
+        assert counter.get_total_flops() == 4 * product_flops(head.network)
 
 
 @pytest.mark.parametrize("family", PACKABLE)

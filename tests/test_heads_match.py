@@ -225,7 +225,7 @@ def test_the_table_shows_both_counts_and_how_many_were_tried(tmp_path):
         edges = 0 if head["head"] == "linear" else 32 * 4 + 4 * 2
         assert head["kanbefair_parameters"] == head["parameters"] + edges + biases
         assert found.batch_size == head["config"]["batch_size"]
-        assert head["training_flops"] > head["flops"]
+        assert head["training_flops"] > head["flops"] > head["product_flops"]
     plain = json.loads(CliRunner().invoke(main, ["table", "--json", *results]).stdout)
     assert "kanbefair_flops" not in plain[0]
     wrong = CliRunner().invoke(main, ["table", "--cost", "kanfair", *results])

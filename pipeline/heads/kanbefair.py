@@ -40,8 +40,8 @@ ACTIVATION_FLOPS = {
 class PublishedCost:
     """Trained parameters and FLOPs of one row forward, as KANbeFair counts them."""
 
-    parameters: int | None
-    flops: int | None
+    parameters: int
+    flops: int
 
 
 def _mlp(config: HeadConfig, inputs: int, outputs: int) -> tuple[float, float]:

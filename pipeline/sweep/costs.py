@@ -6,15 +6,13 @@ from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.config import HeadConfig
-from pipeline.heads.cost import parameters, training_flops
+from pipeline.heads.cost import parameters, product_flops, training_flops
 from pipeline.heads.families import build_network
-from pipeline.heads.kanbefair import PublishedCost, published_cost
+from pipeline.heads.kanbefair import published_cost
 from pipeline.heads.match import COSTS, WIDEST
 from pipeline.sweep.results import Results
 
 __all__ = ["with_costs"]
-
-NOT_KNOWN = PublishedCost(None, None)
 
 
 def _inputs(config: HeadConfig, outputs: int, count: int) -> int | None:
@@ -27,11 +25,12 @@ def _inputs(config: HeadConfig, outputs: int, count: int) -> int | None:
 
 
 def with_costs(results: Results, heads: Iterable[dict[str, Any]], cost: str = COSTS[0]) -> list[dict[str, Any]]:
-    """The documents of stored heads with `training_flops`, and with `cost` kanbefair with KANbeFair's counts as well.
+    """The documents of stored heads with their costs, and with `cost` kanbefair with KANbeFair's counts as well.
 
-    `training_flops` is what `pipeline.heads.cost.training_flops` gives, one row of a step; theirs are
-    `kanbefair_parameters` and `kanbefair_flops`. Each is `None` where it cannot be known: a cache whose heads all
-    diverged, a head of a version that counted otherwise, a family that KANbeFair has no formula for.
+    `product_flops` are the matrix products among a head's `flops`, `training_flops` those of one row of a step (see
+    `pipeline.heads.cost`); theirs are `kanbefair_parameters` and `kanbefair_flops`. Each is `None` where it cannot be
+    known: a cache whose heads all diverged, a head of a version that counted otherwise, a family that KANbeFair has no
+    formula for.
     """
     if cost not in COSTS:
         raise UnknownNameError("--cost", cost, COSTS)
@@ -43,18 +42,21 @@ def with_costs(results: Results, heads: Iterable[dict[str, Any]], cost: str = CO
         if key not in found:
             found[key] = _costs(head, classes.get(head["fingerprint"]))
         own, published = found[key]
-        beside = {"kanbefair_parameters": published.parameters, "kanbefair_flops": published.flops}
-        documents.append(head | {"training_flops": own} | (beside if cost == "kanbefair" else {}))
+        documents.append(head | own | (published if cost == "kanbefair" else {}))
     return documents
 
 
-def _costs(head: dict[str, Any], outputs: int | None) -> tuple[int | None, PublishedCost]:
+def _costs(head: dict[str, Any], outputs: int | None) -> tuple[dict[str, int | None], dict[str, int | None]]:
+    own: dict[str, int | None] = {"product_flops": None, "training_flops": None}
+    published: dict[str, int | None] = {"kanbefair_parameters": None, "kanbefair_flops": None}
     try:
         config = HeadConfig.from_json(head["config"])
         inputs = None if outputs is None else _inputs(config, outputs, head["parameters"])
     except (ConfigError, KeyError, TypeError):  # a family or an option of another version: it can still be listed
         inputs = None
-    if inputs is None:
-        return None, NOT_KNOWN
-    published = published_cost(config, inputs, outputs) or NOT_KNOWN
-    return training_flops(build_network(config, inputs, outputs), config.batch_size), published
+    if inputs is not None:
+        network = build_network(config, inputs, outputs)
+        own = {"product_flops": product_flops(network), "training_flops": training_flops(network, config.batch_size)}
+        if theirs := published_cost(config, inputs, outputs):
+            published = {"kanbefair_parameters": theirs.parameters, "kanbefair_flops": theirs.flops}
+    return own, published
