@@ -10,6 +10,7 @@ from cli.options import (
     device_option,
     given,
     head_options,
+    log_option,
     match_options,
     results_option,
     search_options,
@@ -32,6 +33,7 @@ FAMILIES = "linear, mlp, effi_kan, fast_kan, faster_kan, fourier_kan, cheby_kan,
 @cache_option
 @results_option
 @device_option
+@log_option
 def run(as_json: bool, **options: Any) -> None:
     """Train one head on TASK and show its metrics; a head that is stored already is only shown.
 
@@ -64,6 +66,7 @@ def run(as_json: bool, **options: Any) -> None:
 @cache_option
 @results_option
 @device_option
+@log_option
 def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str, **options: Any) -> None:
     """Train every combination of the options given, or of SPEC.toml, that is not stored yet; end with a table.
 

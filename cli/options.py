@@ -12,6 +12,7 @@ __all__ = [
     "device_option",
     "given",
     "head_options",
+    "log_option",
     "match_options",
     "results_option",
     "search_options",
@@ -137,6 +138,9 @@ def search_options(command: Any) -> Any:
 cache_option = click.option("--cache", default="cache", show_default=True, metavar="DIR", help="Folder of caches.")
 results_option = click.option(
     "--results", default="runs/results.sqlite", show_default=True, metavar="FILE", help="Results database."
+)
+log_option = click.option(
+    "--log", metavar="NAME[:DIR]", help="Track heads: tensorboard or mlflow.  [DIR: NAME beside the results]"
 )
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to train."

@@ -60,13 +60,23 @@ def fit(
     cache: str | Path = CACHE,
     results: str | Path = RESULTS,
     device: str = "auto",
+    log: str | None = None,
     **options: Any,
 ) -> FitResult:
-    """Train one head, a pack of one, or look it up where it is stored; `options` are those of `HeadConfig`."""
+    """Train one head, a pack of one, or look it up where it is stored; `options` are those of `HeadConfig`.
+
+    `log` is a tracker that is told of it: tensorboard or mlflow, with `:DIR` for a folder.
+    """
     given = {name: value for name, value in options.items() if value is not None}
     table = {"task": task, "head": head, "protocol": protocol, "seeds": seed} | given
     table |= {name: value for name, value in (("encoder", encoder), ("features", features)) if value is not None}
-    done = run_sweep([product_from(table, "fit")], cache=Path(cache), results=Path(results), device=device)
+    done = run_sweep(
+        [product_from(table, "fit")],
+        cache=Path(cache),
+        results=Path(results),
+        device=device,
+        on_head=_log(log, results),
+    )
     if done.failures:
         raise DeviceError(done.failures[0])
     with Results(results) as store:
@@ -84,13 +94,28 @@ def sweep(
     results: str | Path = RESULTS,
     device: str = "auto",
     on_plan: Any = lambda *_: None,
+    log: str | None = None,
     **options: Any,
 ) -> SweepResult:
-    """Train every head of a SPEC.toml, or of the product of `options` (lists of values), that is not stored yet."""
+    """Train every head of a SPEC.toml, or of the product of `options` (lists of values), that is not stored yet.
+
+    `log` is a tracker that is told of every head as it is stored: tensorboard or mlflow, with `:DIR` for a folder.
+    """
     products: Sequence[Product] = (
         read_spec(Path(spec), options) if spec is not None else [product_from(options, "sweep")]
     )
-    return run_sweep(products, cache=Path(cache), results=Path(results), device=device, on_plan=on_plan)
+    return run_sweep(
+        products, cache=Path(cache), results=Path(results), device=device, on_plan=on_plan, on_head=_log(log, results)
+    )
+
+
+def _log(spec: str | None, results: str | Path) -> Any:
+    """What a tracker is told heads by; `None` without one."""
+    if spec is None:
+        return None
+    from pipeline.log import open_log
+
+    return open_log(spec, Path(results))
 
 
 def load_head(head: str | Path, *, results: str | Path = RESULTS) -> "SavedHead":

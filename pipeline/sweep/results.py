@@ -6,7 +6,7 @@ Its tables (documented in docs/results.md) are meant to be read by other program
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Results:
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         """Open `path`; with `create`, make it where it is not there. Raises `ResultsError`."""
         self.path = Path(path)
+        #: Told of the record of every head that was stored, after its transaction.
+        self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
         if not create and not self.path.is_file():
             raise ResultsError(
                 f"{self.path}: expected a results database, found nothing; run fit_heads.py sweep (or make heads) first"
@@ -115,6 +117,7 @@ class Results:
             "versions",
         )  # fmt: skip
         places = ", ".join("?" * len(columns))
+        stored: list[Mapping[str, Any]] = []
         with self._transaction(), closing(self._connection.cursor()) as cursor:
             for record in records:
                 values = [
@@ -125,6 +128,8 @@ class Results:
                 cursor.execute(insert, values)
                 if not cursor.rowcount:
                     continue
+                if self.listeners:
+                    stored.append(record)
                 head = record["id"]
                 cursor.executemany(
                     "INSERT INTO metrics VALUES (?, ?, ?, ?)",
@@ -138,6 +143,9 @@ class Results:
                     "INSERT INTO outputs VALUES (?, ?, ?, ?, ?)",
                     [(head, s, *v.shape, v.astype("<f4").tobytes()) for s, v in record["outputs"].items()],
                 )
+        for record in stored:
+            for listener in self.listeners:
+                listener(record)
 
     def add_baselines(self, fingerprint: str, split: str, rows: int, majority: Mapping[str, float | None]) -> None:
         """Store what the majority class of the training split scores on a split (`None` where that means nothing)."""

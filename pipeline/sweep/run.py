@@ -1,7 +1,7 @@
 """Run a sweep: name every head, skip those that are stored, train and store the rest."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,17 +57,20 @@ def run_sweep(
     results: Path,
     device: str = "auto",
     on_plan: Callable[[int, int], None] = lambda *_: None,
+    on_head: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> SweepResult:
     """Train every head of the products that `results` does not hold yet.
 
     A pack's heads are stored as soon as it is trained, so an interruption costs at most the running pack. `on_plan`
-    is told (heads, already stored) before training begins.
+    is told (heads, already stored) before training begins, `on_head` the record of every head as it is stored.
     """
     begin = time.perf_counter()
     heads = plan([product for product in products if product.search == "grid"], cache)
     searches = _studies([product for product in products if product.search != "grid"], cache)
     tally, known, done, grid = Tally(), 0, {}, tuple(head.id for head in heads)
     with Results(results, create=True) as store:
+        if on_head is not None:
+            store.listeners.append(on_head)
         heads += [head for study in searches for head in study.ask(store)]
         # A search asks again when it has seen how its heads did, until it is over.
         while heads:
