@@ -58,8 +58,11 @@ class Predictor:
     """A head with its encoder, each loaded once."""
 
     def __init__(self, head: "SavedHead", asked: Asked = AS_CACHED, device: str = "auto") -> None:
-        """Raises `EncoderError` where the encoder that was asked for is not the one of the head's cache."""
-        self.head = head
+        """Raises `EncoderError` where the encoder that was asked for is not the one of the head's cache.
+
+        `ResultsError` where the head diverged in training.
+        """
+        self.head = head.usable()
         self.pair = _takes_pairs(head)
         self._encoder = RowEncoder(head.provenance, asked, device, f"head {head.id}")
 

@@ -174,7 +174,7 @@ def _chosen(
 
     found: dict[str, _Choice] = {}
     for name in heads:
-        head = load_head(name, results=results)
+        head = load_head(name, results=results).usable()
         task = head.provenance["task"]
         if task not in {file.head_task for file in FILES} or head.labels != TASKS[task].labels:
             raise ConfigError(f"head {head.id}: expected a head of a GLUE task, found one of {task!r}")

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import fit_heads
 import pipeline
 from pipeline.encode.rows import Asked
-from pipeline.errors import EncoderError, SourceError
+from pipeline.errors import EncoderError, ResultsError, SourceError
 from pipeline.predict import BLOCK_ROWS, Columns, Predictor, answer_lines, line_rows
 from pipeline.sources import SampleSource
 from pipeline.store import open_cache
@@ -251,6 +251,22 @@ def test_a_damaged_head(place, tmp_path, damage):
     assert done.stderr.count("\n") == 1
     assert str(folder) in done.stderr
     assert "unexpected" not in done.stderr
+
+
+def test_a_head_that_diverged_answers_nothing(place, tmp_path):
+    root, folder, _ = place
+    done = pipeline.fit(
+        "mrpc.limit90", head="mlp", encoder=str(folder), cache=root / "cache", results=tmp_path / "r.sqlite", lr=1e30,
+        **QUICK,
+    )  # fmt: skip
+    assert done.diverged_at is not None
+    words = f"expected a trained head, found one that diverged at step {done.diverged_at}"
+    with pytest.raises(ResultsError, match=words):
+        pipeline.predict(done.id, ["a"], results=tmp_path / "r.sqlite", encoder=str(folder))
+    with pytest.raises(ResultsError, match=words):
+        pipeline.export(done.id, results=tmp_path / "r.sqlite")
+    with pytest.raises(ResultsError, match=words):
+        pipeline.submit([done.id], results=tmp_path / "r.sqlite")
 
 
 def test_imported_vectors_have_no_texts(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.encode.encoders import ENCODERS, Encoder, resolve
 from pipeline.errors import EncoderError
+from pipeline.progress import say
 from pipeline.sources import Row
 
 __all__ = ["Asked", "RowEncoder"]
@@ -52,12 +53,14 @@ class RowEncoder:
         from pipeline.encode.blocks import default_batch_tokens
         from pipeline.encode.load import load
 
+        on, precision = resolve_device(device), attributes["precision"]
+        if precision != "float32" and on.type == "cpu":
+            say(f"{precision} on a CPU is many times slower than float32 where the processor has no unit for it")
         layers = attributes["layers"]
         self._siamese = attributes["pairs"] == "siamese"
         self._default = attributes["sentence_feature" if self._siamese else "default_feature"]
         self._loaded = load(
-            encoder, attributes["max_length"], resolve_device(device), attributes["precision"],
-            None if layers is None else tuple(layers),
+            encoder, attributes["max_length"], on, precision, None if layers is None else tuple(layers),
         )  # fmt: skip
         self._budget = default_batch_tokens(self._loaded.device, self._loaded.width)
 

@@ -11,6 +11,8 @@ from pipeline.errors import ConfigError, ResultsError
 from pipeline.export.torch_file import import_file, state_of, torch_source
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.sweep.saved import SavedHead
 
 __all__ = ["write_onnx"]
@@ -38,7 +40,7 @@ def write_onnx(head: "SavedHead", folder: Path) -> None:
         (Path(scratch) / "head.py").write_text(torch_source(head), encoding="utf-8")
         save_file(state_of(head), Path(scratch) / "head.safetensors")
         module = import_file(Path(scratch) / "head.py")
-    example = torch.randn(3, head.network.inputs, generator=torch.Generator().manual_seed(0))
+    example = _features(head, 3)
     level = logging.getLogger("torch.onnx").level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
@@ -55,13 +57,21 @@ def write_onnx(head: "SavedHead", folder: Path) -> None:
     _check(module, folder / "head.onnx", head)
 
 
+def _features(head: "SavedHead", rows: int) -> "Tensor":
+    """Features [rows, inputs] that are standard normal once the head has scaled them: where its bases are at work."""
+    import torch
+
+    drawn = torch.randn(rows, head.network.inputs, generator=torch.Generator().manual_seed(rows))
+    return drawn / torch.from_numpy(head.scaling.factor) + torch.from_numpy(head.scaling.shift)
+
+
 def _check(module: "object", file: Path, head: "SavedHead") -> None:
     import onnxruntime
     import torch
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     for rows in (1, 7):
-        x = torch.randn(rows, head.network.inputs, generator=torch.Generator().manual_seed(rows))
+        x = _features(head, rows)
         with torch.inference_mode():
             expected = module(x).numpy()
         (found,) = session.run(None, {"features": x.numpy()})

@@ -80,7 +80,7 @@ def export(
 
     if format not in FORMATS:
         raise UnknownNameError("format", format, tuple(FORMATS))
-    loaded = load_head(head, results=results)
+    loaded = load_head(head, results=results).usable()
     place = Path(out) if out is not None else Path(results).parent / "exports" / f"{loaded.id}-{format}"
     _check_place(place, force)
     package = PACKAGES[loaded.config.head].name if format == "safetensors" and loaded.config.head in PACKAGES else None

@@ -30,7 +30,8 @@ __all__ = ["SavedHead", "head_document", "load_head", "save_head", "store_head"]
 class SavedHead:
     """A head that predicts: features in, logits (or a value in the task's units) out.
 
-    `provenance` are the root attributes of the cache it was trained on.
+    `provenance` are the root attributes of the cache it was trained on; `diverged_at` is the step at which its training
+    failed, if it did.
     """
 
     id: str
@@ -41,6 +42,16 @@ class SavedHead:
     target_scale: tuple[float, float]
     labels: tuple[str, ...] | None
     provenance: Mapping[str, Any]
+    diverged_at: int | None = None
+
+    def usable(self) -> "SavedHead":
+        """The head; raises `ResultsError` where it diverged in training, so that its outputs mean nothing."""
+        if self.diverged_at is not None:
+            raise ResultsError(
+                f"head {self.id}: expected a trained head, found one that diverged at step {self.diverged_at}; choose "
+                "another, or train it with a smaller --lr"
+            )
+        return self
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Outputs [rows, classes], float32, of raw features [rows, inputs] as the cache holds them."""
@@ -74,7 +85,7 @@ def save_head(
     labels = provenance["labels"]
     store_head(folder, SavedHead(
         name, outcome.config, outcome.network, outcome.tensors, scaling, target_scale,
-        None if labels is None else tuple(labels), provenance,
+        None if labels is None else tuple(labels), provenance, outcome.diverged_at,
     ))  # fmt: skip
 
 
@@ -115,7 +126,7 @@ def head_document(head: SavedHead) -> dict[str, Any]:
         "target_scale": list(head.target_scale),
         "labels": None if head.labels is None else list(head.labels),
         "provenance": dict(head.provenance),
-    }
+    } | ({} if head.diverged_at is None else {"diverged_at": head.diverged_at})
 
 
 def load_head(folder: Path) -> SavedHead:
@@ -136,7 +147,7 @@ def load_head(folder: Path) -> SavedHead:
         labels = document["labels"]
         return SavedHead(
             document["id"], config, network, tensors, scaling, tuple(document["target_scale"]),
-            None if labels is None else tuple(labels), document["provenance"],
+            None if labels is None else tuple(labels), document["provenance"], document.get("diverged_at"),
         )  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise ResultsError(f"{folder}: expected a saved head ({type(error).__name__}: {error})") from error
