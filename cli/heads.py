@@ -19,7 +19,7 @@ from cli.table import show
 
 __all__ = ["run", "sweep"]
 
-FAMILIES = "linear, mlp, effi_kan, fast_kan, faster_kan, fourier_kan, cheby_kan, bspline_mlp or ensemble_kan."
+FAMILIES = "linear, mlp, effi_kan, fast_kan, faster_kan, fourier_kan, cheby_kan, bspline_mlp, ensemble_kan or kan."
 
 
 @click.command(cls=KanglueCommand)

@@ -61,14 +61,17 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
     """The options of a head; in a sweep (`several`) each takes a list, or is repeated where one value is a list."""
     integer, number = Values(int, several=several), Values(float, several=several)
     decorators = [
-        click.option("--epochs", type=integer, help="Passes over the training rows.  [clean: 20, published: 10]"),
-        click.option("--batch-size", type=integer, help="Rows of a minibatch.  [clean: 64, published: 4]"),
-        click.option("--lr", type=number, help="Learning rate.  [2e-3]"),
+        click.option(
+            "--epochs", "--steps", "epochs", type=integer,
+            help="Passes over the training rows; of kan, steps of its optimiser.  [clean: 20, published: 10, kan: 50]",
+        ),
+        click.option("--batch-size", type=integer, help="Rows of a minibatch.  [clean: 64, published: 4, kan: 4096]"),
+        click.option("--lr", type=number, help="Learning rate.  [2e-3; kan: lbfgs 1, adam 0.01]"),
         click.option("--weight-decay", type=number, help="AdamW's weight decay.  [0.01]"),
         click.option("--clip", type=number, help="Largest norm of a head's gradient; inf for none.  [1.0]"),
         click.option(
             "--hidden", type=Numbers(int, "W,.."), multiple=several,
-            help="Hidden widths, 64,32 for two layers" + ("; repeat for more." if several else ".") + "  [64]",
+            help="Hidden widths, 64,32 for two layers" + ("; repeat for more." if several else ".") + "  [64, kan: 5]",
         ),
         click.option(
             "--activation", type=Values(str, several=several),
@@ -95,6 +98,9 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
             "--spline-scaler/--no-spline-scaler", default=None,
             help="efficient-kan's separate scaler.  [clean: off, published: on]",
         ),
+        click.option("--optimiser", type=Values(str, several=several), help="kan: lbfgs or adam.  [lbfgs]"),
+        click.option("--lamb", type=number, help="kan: weight of pykan's sparsity penalty.  [0]"),
+        click.option("--lamb-entropy", type=number, help="kan: weight of the entropies in that penalty.  [2]"),
         click.option("--scale", type=Values(str, several=several), help="none, standard or tanh.  [clean: standard]"),
         click.option("--starts", type=Values(str, several=several), help="project or package.  [clean: project]"),
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from docs.family_facts import FACTS, SPLINE_FLOPS
 from docs.generated import write_or_check
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters, product_flops, training_flops
-from pipeline.heads.families import ACTIVATIONS, HEADS, build_network
+from pipeline.heads.families import ACTIVATIONS, PACKABLE, build_network
 from pipeline.heads.kanbefair import published_cost
 from pipeline.heads.network import Grid, LayerSpec
 from pipeline.heads.resolve import resolve
@@ -86,7 +86,7 @@ def _numbers(name: str, config: HeadConfig) -> str:
 def _matched() -> Iterator[str]:
     from pipeline.heads.match import Matching
 
-    shapes = [_config(family) for family in HEADS]
+    shapes = [_config(family) for family in PACKABLE]
     reference = _config("effi_kan")
     for shape, match in Matching("params").size(shapes, reference, INPUTS, OUTPUTS):
         network = build_network(shape, INPUTS, OUTPUTS)
@@ -96,8 +96,8 @@ def _matched() -> Iterator[str]:
 
 def page() -> str:
     """The text of docs/families.md. Raises `KeyError` for a family of the registry that `FACTS` lacks."""
-    costs = [_numbers(f"`{family}`", _config(family)) for family in HEADS]
-    place = list(HEADS).index("effi_kan") + 1
+    costs = [_numbers(f"`{family}`", _config(family)) for family in PACKABLE]
+    place = list(PACKABLE).index("effi_kan") + 1
     costs.insert(place, _numbers("`effi_kan --spline-scaler`", _config("effi_kan", spline_scaler=True)))
     intro = INTRO.format(
         inputs=INPUTS,
@@ -106,7 +106,7 @@ def page() -> str:
         matched="\n".join(_matched()),
         spline=f"`{SPLINE_FLOPS}`",
     )
-    return intro + "".join(f"\n{_section(family)}" for family in HEADS)
+    return intro + "".join(f"\n{_section(family)}" for family in PACKABLE)
 
 
 def _section(family: str) -> str:
@@ -121,7 +121,7 @@ def _section(family: str) -> str:
 
 - Parameters of a layer: `{facts.parameters}`
 - FLOPs of a layer, one row forward: `{facts.flops}`
-- Source: {HEADS[family].source}{facts.link and f" ({facts.link})"}
+- Source: {PACKABLE[family].source}{facts.link and f" ({facts.link})"}
 
 ![{_caption(family)}](families/{family}.svg)
 """
@@ -153,13 +153,13 @@ def pictures() -> dict[str, str]:
         "axes.axisbelow": True, "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "lines.linewidth": 1.5,
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        return {family: _picture(family) for family in HEADS}
+        return {family: _picture(family) for family in PACKABLE}
 
 
 def _picture(family: str) -> str:
     from matplotlib.figure import Figure
 
-    panels = HEADS[family].stacks or PANELS.get(family, (family,))
+    panels = PACKABLE[family].stacks or PANELS.get(family, (family,))
     figure = Figure(figsize=(9.6 if len(panels) > 1 else 7.2, 2.4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         DRAWN.get(panel, _draw_bases)(axes, panel)
@@ -240,7 +240,7 @@ def main(arguments: list[str]) -> int:
     """
     text, check = {HERE / "families.md": page()}, "--check" in arguments
     if check:
-        missing = [path for family in HEADS if not (path := _place(family)).is_file()]
+        missing = [path for family in PACKABLE if not (path := _place(family)).is_file()]
         for path in missing:
             print(f"{path}: missing; run make docs", file=sys.stderr)
         return write_or_check(text, check=True) or int(bool(missing))

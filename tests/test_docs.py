@@ -6,19 +6,19 @@ from docs.family_facts import FACTS, SPLINE_FLOPS
 from docs.generated import write_or_check
 from docs.make_families import HERE, page
 from pipeline.heads.cost import forward_flops, parameters
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.network import BASES, NetworkSpec
 from pipeline.heads.resolve import resolve
 
 
 def test_every_family_stands_in_the_page_with_a_picture():
-    assert set(FACTS) == set(HEADS)
-    for family in HEADS:
+    assert set(FACTS) == set(PACKABLE)
+    for family in PACKABLE:
         assert (HERE / "families" / f"{family}.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert (HERE / "families.md").read_text(encoding="utf-8") == page(), "run make docs"
 
 
-@pytest.mark.parametrize("family", [family for family in HEADS if not HEADS[family].stacks])
+@pytest.mark.parametrize("family", [family for family in PACKABLE if not PACKABLE[family].stacks])
 @pytest.mark.parametrize(
     ("hidden", "outputs", "grid", "order", "centres"), [(9, 2, 5, 3, 8), (4, 3, 1, 1, 2), (7, 1, 8, 5, 5)]
 )

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pipeline.fit.optimiser import PackedAdamW
 from pipeline.fit.step import TrainingStep
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import expand, network_forward
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import stack, start
@@ -53,7 +53,7 @@ def by_autograd(network, tensors, x, targets, weights):
 
 @pytest.mark.parametrize("kind", ["two classes", "three classes", "regression"])
 @pytest.mark.parametrize("protocol", ["clean", "published"])
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 def test_gradients_are_autograds(family, protocol, kind):
     outputs = {"two classes": 2, "three classes": 3, "regression": 1}[kind]
     network, tensors = pack(family, protocol, outputs)

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.fit.step import row_losses
 from pipeline.heads.cost import forward_flops, parameters, product_flops, training_flops
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.kanbefair import published_cost
 from pipeline.heads.resolve import resolve
@@ -17,7 +17,7 @@ def config(family, **options):
     return resolve(family, seed=0, features="pooled", protocol="clean", options=options)
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 @pytest.mark.parametrize("hidden", [(), (6,), (6, 5)])
 @pytest.mark.parametrize("scaler", [True, False])
 def test_products_are_those_that_a_profiler_counts(family, hidden, scaler):
@@ -56,7 +56,7 @@ def test_a_separate_scaler_is_applied_once_a_step():
     assert training_flops(with_scaler, 50) - training_flops(without, 50) == pytest.approx(once / 50, abs=1)
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 def test_training_costs_more_than_forward_and_less_the_larger_the_batch(family):
     network = build_network(config(family), 100, 2)
     costs = [training_flops(network, batch) for batch in (1, 4, 64, 4096)]

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.heads.cost import forward_flops, parameters
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.network import BASES
 from pipeline.heads.resolve import resolve
@@ -89,7 +89,7 @@ def test_linear_is_one_linear_map():
     torch.testing.assert_close(network_forward(network, x.unsqueeze(0), stack([tensors]))[0], expected)
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 def test_each_head_of_a_pack_sees_its_own_rows_and_weights_only(family):
     singles = []
     for seed in range(3):
@@ -118,7 +118,7 @@ def test_counts_at_768_64_2_are_the_original_packages(family, options, count):
     assert parameters(network) == count == sum(tensor.numel() for tensor in tensors.values())
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 @pytest.mark.parametrize("protocol", ["clean", "published"])
 @pytest.mark.parametrize("hidden", [(), (1,), (5, 4)])
 def test_counted_parameters_are_the_tensors(family, protocol, hidden):
@@ -137,7 +137,7 @@ def test_flops_of_plain_heads_by_hand():
     assert forward_flops(mlp) == 2 * 768 * 64 + 64 + 64 + 2 * 64 * 2 + 2
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 @pytest.mark.parametrize("scaler", [True, False])
 def test_flops_hold_the_products_that_a_profiler_counts(family, scaler):
     network, tensors = head(family, 13, 3, hidden=(6, 5), spline_scaler=scaler)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.heads.families import ACTIVATIONS, HEADS, build_network
+from pipeline.heads.families import ACTIVATIONS, PACKABLE, build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import stack, start
@@ -155,7 +155,7 @@ def made(family, protocol="clean", **options):
 
 
 CASES = [
-    *((family, protocol, {}) for family in HEADS for protocol in ("clean", "published")),
+    *((family, protocol, {}) for family in PACKABLE for protocol in ("clean", "published")),
     *(("mlp", "clean", {"activation": name}) for name in ACTIVATIONS),
     ("mlp", "clean", {"layer_norm": True, "activation": "silu"}),
     *(("bspline_mlp", "clean", {"activation": name}) for name in ACTIVATIONS),
@@ -197,7 +197,7 @@ def test_a_family_is_its_formula_and_has_its_gradients(family, protocol, options
         assert (one - other).norm() <= 1e-9 * other.norm(), name
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 def test_gradcheck(family):
     _, network, tensors = made(family, hidden=(3,), grid=2, centres=3, order=2, layer_norm=None)
     x = torch.randn(1, 3, INPUTS, dtype=torch.float64, requires_grad=True)

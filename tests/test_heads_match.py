@@ -12,7 +12,7 @@ import pipeline
 from fit_heads import main
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.cost import forward_flops, parameters
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.match import Matching, cost_of, describe, fit_widths
 from pipeline.heads.resolve import resolve
 from pipeline.sweep.results import Results
@@ -20,7 +20,7 @@ from pipeline.sweep.spec import read_spec
 
 from .synthetic_caches import write_cache
 
-SIZED = [family for family in HEADS if "hidden" in HEADS[family].options]
+SIZED = [family for family in PACKABLE if "hidden" in PACKABLE[family].options]
 MEASURES = {"params": parameters, "flops": forward_flops}
 
 

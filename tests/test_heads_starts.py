@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import start
 
@@ -27,7 +27,7 @@ def uniform(tensor, bound):
     assert tensor.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 @pytest.mark.parametrize("protocol", ["clean", "published"])
 def test_a_start_depends_on_seed_and_shape_not_on_rates(family, protocol):
     plain = started(family, protocol=protocol)
@@ -44,7 +44,7 @@ def test_families_of_one_shape_start_apart():
     assert not torch.equal(one["layers.0.weight"], two["layers.0.weight"])
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 @pytest.mark.parametrize("protocol", ["clean", "published"])
 def test_a_start_leaves_the_global_generator_alone(family, protocol):
     before = torch.random.get_rng_state()
@@ -54,7 +54,7 @@ def test_a_start_leaves_the_global_generator_alone(family, protocol):
     assert same(first, started(family, protocol=protocol))
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", PACKABLE)
 def test_the_projects_start_is_torchs_linear_over_the_expansion(family):
     found = started(family, inputs=200, starts="project", spline_scaler=True)
     for name, tensor in found.items():

@@ -15,7 +15,7 @@ from pipeline.fit.engine import Engine, Epoch, PlainEngine
 from pipeline.fit.predict import FirstLayer, outputs, split_loss, split_metrics
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
-from pipeline.heads.families import build_network
+from pipeline.heads.families import HEADS, build_network
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.starts import stack, start
 from pipeline.metrics import metric_value
@@ -204,8 +204,12 @@ def train_pack(
     """Train heads of one shape together; returns their outcomes in the order given.
 
     All configurations must agree in everything but seed, lr, weight_decay and clip. `on_epoch` is called after every
-    epoch. A single head is a pack of one.
+    epoch. A single head is a pack of one; pykan's heads, which have a loop of their own, train one after another.
     """
+    if HEADS[configs[0].head].own_loop:
+        from pipeline.fit.kan_train import train_kan
+
+        return [train_kan(config, data, lambda: on_epoch()) for config in configs]
     order = sorted(range(len(configs)), key=lambda head: configs[head].seed)
     begin = time.perf_counter()
     pack = _Pack([configs[head] for head in order], data, device)

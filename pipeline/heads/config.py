@@ -47,6 +47,9 @@ class HeadConfig:
     spline_scaler: bool | None = None
     base: str | None = None
     layer_norm: bool | None = None
+    optimiser: str | None = None
+    lamb: float | None = None
+    lamb_entropy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The options that count for this family, as plain JSON."""

@@ -26,14 +26,17 @@ a family is charged for its formula, computed once an input and not once an edge
 import math
 
 from pipeline.heads.network import BASES, LayerSpec, NetworkSpec
+from pipeline.heads.pykan import PykanNetwork
 
 __all__ = ["forward_flops", "parameters", "product_flops", "training_flops"]
 
 NORM_FLOPS, LOSS_FLOPS, OPTIMISER_FLOPS = 8, 5, 17
 
 
-def parameters(network: NetworkSpec) -> int:
+def parameters(network: NetworkSpec | PykanNetwork) -> int:
     """Trained parameters: the numbers that the head's tensors hold."""
+    if isinstance(network, PykanNetwork):
+        return network.parameters
     return sum(math.prod(shape) for shape in network.shapes().values())
 
 
@@ -73,6 +76,8 @@ def _stack_sums(network: NetworkSpec) -> int:
 
 def forward_flops(network: NetworkSpec) -> int:
     """FLOPs of one row's forward pass by itself, elementwise work included."""
+    if isinstance(network, PykanNetwork):
+        return network.flops
     layers = network.layers
     rows = sum(_products(one) + _elementwise(one) + one.bias * one.outputs + _scaled(one) for one in layers)
     return rows + _stack_sums(network)
@@ -81,8 +86,11 @@ def forward_flops(network: NetworkSpec) -> int:
 def training_flops(network: NetworkSpec, batch_size: int) -> int:
     """FLOPs of one row of a training step: forward, loss, backward, and its share of the optimiser.
 
-    The share is 1 / `batch_size` of what a step does once, rounded to a whole number.
+    The share is 1 / `batch_size` of what a step does once, rounded to a whole number. pykan's network is charged for
+    one evaluation of its gradient, of which a step of LBFGS makes about twenty.
     """
+    if isinstance(network, PykanNetwork):
+        return 3 * network.flops + LOSS_FLOPS * network.outputs
     row, once = LOSS_FLOPS * network.outputs + _stack_sums(network), OPTIMISER_FLOPS * parameters(network)
     for layer, reached in _reached(network):
         row += _products(layer) * (2 + reached) + _elementwise(layer) * (1 + 2 * reached)

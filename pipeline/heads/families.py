@@ -1,14 +1,16 @@
 """The head families: one entry each, from a configuration to a network."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.network import Branch, Grid, LayerSpec, NetworkSpec
+from pipeline.heads.pykan import PykanNetwork
 
-__all__ = ["ACTIVATIONS", "BASES_OF_BASE", "HEADS", "Family", "build_network"]
+__all__ = ["ACTIVATIONS", "BASES_OF_BASE", "HEADS", "PACKABLE", "Family", "build_network"]
 
 #: A polynomial's coefficients are trained, shared by the units of a layer (KANbeFair).
 ACTIVATIONS = (
@@ -29,7 +31,8 @@ class Family:
     `options` are the shape options that count for the family, `defaults` its own where they differ from the
     protocol's; `layer` builds one layer from (configuration, inputs, outputs, whether it is the first);
     `package_start` names the original package's start in `STARTS`, `package_range` is its grid's. `stacks` are the
-    families whose whole networks this one sums.
+    families whose whole networks this one sums. `fixed` are options of training that mean nothing to a family with a
+    loop of its own (`own_loop`), and `rates` its learning rates by optimiser.
     """
 
     options: tuple[str, ...]
@@ -40,6 +43,9 @@ class Family:
     hidden: Callable[[HeadConfig], tuple[int, ...]] = field(default=lambda config: config.hidden)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     stacks: tuple[str, ...] = ()
+    own_loop: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def _setting(config: HeadConfig, name: str, family: str) -> Any:
@@ -121,13 +127,30 @@ HEADS: dict[str, Family] = {
         (*_SPLINE, "spline_scaler", "centres", "sharpness"), package_range=None,
         source="the sum of effi_kan, fast_kan and faster_kan", stacks=("effi_kan", "fast_kan", "faster_kan"),
     ),
+    "kan": Family(
+        ("hidden", "grid", "order", "grid_range", "optimiser", "lamb", "lamb_entropy"),
+        source="pykan, arXiv 2404.19756", own_loop=True,
+        defaults={
+            "hidden": (5,), "epochs": 50, "batch_size": 4096, "optimiser": "lbfgs", "lamb": 0.0, "lamb_entropy": 2.0,
+        },
+        fixed={"weight_decay": 0.0, "clip": math.inf, "starts": "package"}, rates={"lbfgs": 1.0, "adam": 1e-2},
+    ),
 }  # fmt: skip
 
 
-def build_network(config: HeadConfig, inputs: int, outputs: int) -> NetworkSpec:
-    """The network of a configuration for features `inputs` wide and `outputs` classes (1 for regression)."""
+#: The families that are trained in packs: all but those with a loop of their own.
+PACKABLE: dict[str, Family] = {name: family for name, family in HEADS.items() if not family.own_loop}
+
+
+def build_network(config: HeadConfig, inputs: int, outputs: int) -> NetworkSpec | PykanNetwork:
+    """The network of a configuration for features `inputs` wide and `outputs` classes (1 for regression).
+
+    Raises `ConfigError` for features that are too wide for the family.
+    """
     family = HEADS[config.head]
     widths = (inputs, *family.hidden(config), outputs)
+    if family.own_loop:
+        return PykanNetwork.checked(widths, config.grid, config.order)
     stacks = [HEADS[name] for name in family.stacks] or [family]
     layers = tuple(
         member.layer(config, before, after, index == 0)

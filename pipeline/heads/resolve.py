@@ -15,7 +15,7 @@ _KINDS: dict[str, type] = {
     "seed": int, "epochs": int, "batch_size": int, "hidden": int, "grid": int, "order": int, "centres": int,
     "lr": float, "weight_decay": float, "clip": float, "sharpness": float, "grid_range": float,
     "scale": str, "starts": str, "activation": str, "spline_scaler": bool,
-    "base": str, "layer_norm": bool,
+    "base": str, "layer_norm": bool, "optimiser": str, "lamb": float, "lamb_entropy": float,
 }  # fmt: skip
 _SEQUENCES = ("hidden", "grid_range")
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -58,7 +58,9 @@ def resolve(
         raise UnknownNameError("option", unknown[0], tuple(field.name for field in fields(HeadConfig)))
     defaults = PROTOCOLS[protocol] | {"grid_range": CLEAN_RANGE if protocol == "clean" else family.package_range}
     defaults |= LATER | family.defaults
-    values = defaults | given
+    values = defaults | given | family.fixed
+    if family.rates and "lr" not in given:
+        values["lr"] = family.rates.get(values["optimiser"], 1.0)
     always = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
     chosen = {name: values[name] for name in (*always, *family.options)}
     chosen = {name: value if value is None else _typed(name, value) for name, value in chosen.items()}
@@ -88,6 +90,11 @@ def _check(config: HeadConfig) -> None:
     if config.activation is not None:
         known = (*(("none",) if config.head == "bspline_mlp" else ()), *ACTIVATIONS)
         need(config.activation in known, "activation", f"one of {', '.join(known)}")
+    if config.optimiser is not None:
+        known = tuple(HEADS[config.head].rates)
+        need(config.optimiser in known, "optimiser", f"one of {', '.join(known)}")
+        need(0 <= config.lamb < math.inf, "lamb", "a number of at least 0")
+        need(0 <= config.lamb_entropy < math.inf, "lamb_entropy", "a number of at least 0")
     if config.base is not None:
         need(config.base in BASES_OF_BASE, "base", f"one of {', '.join(BASES_OF_BASE)}")
     if config.grid is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.heads.config import HeadConfig, identity
+from pipeline.heads.families import build_network
 from pipeline.heads.match import Match, Matching
 from pipeline.heads.resolve import resolve
 from pipeline.sweep.caches import CacheRef, find_cache
@@ -43,6 +44,7 @@ def _heads_on(ref: CacheRef, product: Product) -> Iterable[PlannedHead]:
     wanted = [(head, *choice) for head in product.head for choice in product.combinations()]
     for asked in product.features:
         for shape, match in shapes(ref, ref.feature(asked), product, wanted):
+            build_network(shape, ref.widths[ref.feature(asked)], ref.outputs)  # too wide is said before any head trains
             for seed in product.seeds:
                 yield planned(ref, shape, seed, match)
 

@@ -13,11 +13,13 @@ import numpy as np
 
 from pipeline.errors import ResultsError
 from pipeline.fit.data import Scaling
+from pipeline.fit.kan_forward import forward as kan_forward
 from pipeline.fit.train import Outcome
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.network import NetworkSpec
+from pipeline.heads.pykan import PykanNetwork
 from pipeline.metrics import classification_metrics, regression_metrics
 
 if TYPE_CHECKING:
@@ -63,8 +65,13 @@ class SavedHead:
             )
         scaled = self.scaling.apply(np.asarray(features, np.float32))
         with torch.inference_mode():
+            if isinstance(self.network, PykanNetwork):
+                return self._rescaled(kan_forward(self.tensors, torch.from_numpy(scaled)).numpy())
             stacked = {name: tensor.unsqueeze(0) for name, tensor in self.tensors.items()}
             found = network_forward(self.network, torch.from_numpy(scaled).unsqueeze(0), stacked)[0].numpy()
+        return self._rescaled(found)
+
+    def _rescaled(self, found: np.ndarray) -> np.ndarray:
         mean, spread = self.target_scale
         return found * np.float32(spread) + np.float32(mean)
 

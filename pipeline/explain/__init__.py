@@ -1,0 +1,1 @@
+"""Looking inside heads: importance, pruning, symbols, formulas, finer grids, forgetting."""
