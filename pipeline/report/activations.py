@@ -35,6 +35,8 @@ class LearnedFunctions:
 
 def learned_functions(folder: Path, where: str) -> LearnedFunctions | str:
     """The functions of the saved head in `folder`; a reason in words where there are none to be seen."""
+    if not folder.is_dir():
+        return "its head is not beside the results, in heads/."
     from pipeline.sweep.saved import load_head
 
     try:

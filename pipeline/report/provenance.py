@@ -3,6 +3,7 @@
 import json
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -104,13 +105,18 @@ def _ranges(seeds: set[tuple[int, ...]]) -> str:
     return f"{low}:{high}" + ("" if len(every) == high - low else " (not all of them)")
 
 
+@cache
+def _defaults(head: str, features: str, protocol: str) -> dict[str, Any]:
+    try:
+        plain = resolve(head, seed=0, features=features, protocol=protocol, options={})
+    except KanglueError:  # a family or protocol of another version
+        return {}
+    return {"layer_norm": HEADS[head].defaults.get("layer_norm")} | plain.to_json()
+
+
 def _options(line: Line) -> str:
     """The options that differ from the family's defaults under its protocol, as they are typed."""
-    try:
-        plain = resolve(line.head, seed=0, features=line.features, protocol=line.protocol, options={})
-        defaults = {"layer_norm": HEADS[line.head].defaults.get("layer_norm")} | plain.to_json()
-    except KanglueError:  # a family or protocol of another version
-        defaults = {}
+    defaults = _defaults(line.head, line.features, line.protocol)
     typed = []
     for name, value in line.config.items():
         if name in ("head", "protocol", "seed", "features") or defaults.get(name) == value:

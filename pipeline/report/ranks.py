@@ -22,7 +22,8 @@ class Ranking:
     """Mean ranks over tasks, best (1) first.
 
     `critical` is Nemenyi's critical difference at 5%, `p` Friedman's test (`nan` for fewer than three families),
-    `alike` groups (runs of `names`) whose ranks lie closer than that. `enough` says whether a picture means anything.
+    `alike` groups (runs of `names`) whose ranks lie closer than that
+    (all of them where there are too few tasks to tell). `enough` says whether a picture means anything.
     """
 
     names: tuple[str, ...]
@@ -35,7 +36,7 @@ class Ranking:
     @property
     def enough(self) -> bool:
         """Whether there are tasks enough for a critical-difference picture."""
-        return len(self.tasks) >= ENOUGH_TASKS and self.critical <= ENOUGH_SHARE * (len(self.names) - 1)
+        return _enough(len(self.names), len(self.tasks), self.critical)
 
     @property
     def sentence(self) -> str:
@@ -51,6 +52,10 @@ class Ranking:
             f"Too few tasks to rank families: {where} would need mean ranks {self.critical:.1f} apart, of "
             f"{k - 1} at most, before chance is ruled out (Nemenyi, 5%). The ranks below are a description, no test."
         )
+
+
+def _enough(families: int, tasks: int, critical: float) -> bool:
+    return tasks >= ENOUGH_TASKS and critical <= ENOUGH_SHARE * (families - 1)
 
 
 def rank_families(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Ranking | None:
@@ -76,7 +81,7 @@ def rank_families(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Rankin
     order = np.argsort(mean, kind="stable")
     ordered, ranks = [names[i] for i in order], mean[order]
     p = float(stats.friedmanchisquare(*table.T).pvalue) if k > 2 and n > 1 and np.ptp(table, 1).any() else math.nan
-    alike = _alike(ordered, table[:, order]) if n > 1 else (tuple(ordered),)
+    alike = _alike(ordered, table[:, order]) if _enough(k, n, critical) else (tuple(ordered),)
     return Ranking(tuple(ordered), tuple(map(float, ranks)), tuple(scores), float(critical), p, alike)
 
 
