@@ -15,8 +15,13 @@ from pipeline.sweep.results import Results
 __all__ = ["with_costs"]
 
 
-def _inputs(config: HeadConfig, outputs: int, count: int) -> int | None:
-    """How wide the features are that give a head its number of parameters; `None` where no width does."""
+def _inputs(config: HeadConfig, outputs: int, count: int, likely: int | None) -> int | None:
+    """How wide the features are that give a head its number of parameters; `None` where no width does.
+
+    Parameters grow with the width, so one that fits is the only one: `likely` is tried first.
+    """
+    if likely is not None and parameters(build_network(config, likely, outputs)) == count:
+        return likely
     low, high = 1, WIDEST
     while low < high:
         middle = (low + high) // 2
@@ -34,24 +39,27 @@ def with_costs(results: Results, heads: Iterable[dict[str, Any]], cost: str = CO
     """
     if cost not in COSTS:
         raise UnknownNameError("--cost", cost, COSTS)
-    classes, found = results.classes(), {}
+    classes, found, widths = results.classes(), {}, {}
     documents = []
     for head in heads:
         shape = {name: value for name, value in head["config"].items() if name != "seed"}
         key = (head["fingerprint"], json.dumps(shape))
         if key not in found:
-            found[key] = _costs(head, classes.get(head["fingerprint"]))
+            place = (head["fingerprint"], head["features"])  # its heads all read features of one width
+            widths[place], *found[key] = _costs(head, classes.get(head["fingerprint"]), widths.get(place))
         own, published = found[key]
         documents.append(head | own | (published if cost == "kanbefair" else {}))
     return documents
 
 
-def _costs(head: dict[str, Any], outputs: int | None) -> tuple[dict[str, int | None], dict[str, int | None]]:
+def _costs(
+    head: dict[str, Any], outputs: int | None, likely: int | None
+) -> tuple[int | None, dict[str, int | None], dict[str, int | None]]:
     own: dict[str, int | None] = {"product_flops": None, "training_flops": None}
     published: dict[str, int | None] = {"kanbefair_parameters": None, "kanbefair_flops": None}
     try:
         config = HeadConfig.from_json(head["config"])
-        inputs = None if outputs is None else _inputs(config, outputs, head["parameters"])
+        inputs = None if outputs is None else _inputs(config, outputs, head["parameters"], likely)
     except (ConfigError, KeyError, TypeError):  # a family or an option of another version: it can still be listed
         inputs = None
     if inputs is not None:
@@ -59,4 +67,4 @@ def _costs(head: dict[str, Any], outputs: int | None) -> tuple[dict[str, int | N
         own = {"product_flops": product_flops(network), "training_flops": training_flops(network, config.batch_size)}
         if theirs := published_cost(config, inputs, outputs):
             published = {"kanbefair_parameters": theirs.parameters, "kanbefair_flops": theirs.flops}
-    return own, published
+    return inputs, own, published
