@@ -40,5 +40,9 @@ class ConfigError(KanglueError):
     """Options that contradict one another or lie outside their range."""
 
 
+class UnmatchedError(ConfigError):
+    """A budget that no width of a family comes near enough to."""
+
+
 class ResultsError(KanglueError):
     """A results database or a saved head that cannot be read."""

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 import pipeline
 from fit_heads import main
-from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.errors import ConfigError, UnknownNameError, UnmatchedError
 from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.match import Matching, cost_of, describe, fit_widths
 from pipeline.heads.resolve import resolve
 from pipeline.sweep.results import Results
 from pipeline.sweep.spec import read_spec
+from pipeline.sweep.table import summarise
 
 from .synthetic_caches import write_cache
 
@@ -208,6 +209,40 @@ def test_matching_in_a_specification(tmp_path):
         path.write_text(f'task = "rte"\nhead = "mlp"\n{line}', encoding="utf-8")
         with pytest.raises(ConfigError, match=found):
             read_spec(path)
+
+
+def test_a_search_under_matching_draws_again_what_no_width_matches(tmp_path, capsys):
+    write_cache(tmp_path / "cache", width=8)
+    search = {"head": ["mlp", "effi_kan"], "grid": "3:30", "lr": "1e-3:1e-1:log", "search": "random", "trials": 8}
+    done = sweep(tmp_path, match="params", budget=2000, **search)
+    assert [(one["head"], one["trials"]) for one in done.searches] == [("mlp", 8), ("effi_kan", 8)]
+    assert done.searches[0]["unmatched"] == 0
+    assert done.searches[1]["unmatched"] > 0
+    assert f"effi_kan: {done.searches[1]['unmatched']} draws left out" in capsys.readouterr().err
+    with Results(tmp_path / "r.sqlite") as store:
+        assert all(abs(head["parameters"] - 2000) <= 40 for head in store.heads())
+    with pytest.raises(UnmatchedError, match="within 2% of 20 parameters"):
+        sweep(tmp_path, match="params", budget=20, **search)
+
+
+def test_a_grid_that_tries_families_unequally_says_so(tmp_path, capsys):
+    write_cache(tmp_path / "cache", width=8)
+    done = sweep(tmp_path, head=["linear", "effi_kan"], hidden=[[4]], grid=[3, 5], seeds="0:3")
+    assert done.document()["trials"] == {"linear": {"trials": 1, "epochs": 3}, "effi_kan": {"trials": 2, "epochs": 6}}
+    assert "trials differ: linear 1, effi_kan 2; --search random --trials N" in capsys.readouterr().err
+    done = sweep(tmp_path, head=["linear", "effi_kan"], hidden=[[4]], lr=[1e-3, 1e-2], seeds="0:3")
+    assert [one.trials for one in done.trials.values()] == [2, 2]
+    assert "trials differ" not in capsys.readouterr().err
+
+
+def test_the_rungs_of_a_halving_are_trials_once(tmp_path):
+    write_cache(tmp_path / "cache", width=8)
+    options = {"head": ["linear", "mlp"], "hidden": [[4]], "lr": "1e-3:1e-1:log", "search": "halving", "trials": 9}
+    done = sweep(tmp_path, epochs=9, **options)
+    assert {family: one.trials for family, one in done.trials.items()} == {"linear": 9, "mlp": 9}
+    assert len({one.epochs for one in done.trials.values()}) == 1
+    with Results(tmp_path / "r.sqlite") as store:
+        assert {line.trials for line in summarise(store)} == {9}
 
 
 def test_the_table_shows_both_counts_and_how_many_were_tried(tmp_path):

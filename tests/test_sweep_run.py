@@ -43,7 +43,8 @@ def cache(tmp_path):
 def test_every_head_is_stored_with_what_it_did(tmp_path, cache):
     done = sweep(tmp_path, head=["linear", "effi_kan"], seeds="0:3", lr=[1e-3, 1e-2])
     assert (done.heads, done.trained, done.skipped, done.diverged, done.failed) == (12, 12, 0, 0, 0)
-    assert set(done.document()) == {"heads", "trained", "skipped", "diverged", "failed", "seconds", "results"}
+    names = {"heads", "trained", "skipped", "diverged", "failed", "seconds", "results", "trials"}
+    assert set(done.document()) == names
     heads = stored(tmp_path)
     assert {head["id"] for head in heads} == set(done.ids)
     _, labels = arrays_of(cache, "validation")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.errors import ConfigError, UnknownNameError, UnmatchedError
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.families import HEADS, build_network
@@ -115,8 +115,8 @@ class Matching:
         """Every configuration with its widths scaled to the budget, and what was chosen for it.
 
         `reference` is a head of a family with widths: its cost, at the widths that a configuration asks for, is the
-        budget where none is given. Raises `ConfigError` for a budget that a family's widths do not come near, and for a
-        family that KANbeFair has no formula for where its counts are asked for.
+        budget where none is given. Raises `UnmatchedError` for a budget that a family's widths do not come near, and
+        `ConfigError` for a family that KANbeFair has no formula for where its counts are asked for.
         """
         sized = [
             self._size(shape, self._budget(shape, reference, inputs, outputs), inputs, outputs) for shape in shapes
@@ -133,7 +133,7 @@ class Matching:
             )
             budget = self._reached_by_all(shapes, shape, worst.hidden, inputs, outputs)
             remedy = f"all reach --budget {budget}" if budget else "change --budget or --hidden"
-            raise ConfigError(
+            raise UnmatchedError(
                 f"--match {self.match}: expected widths within {TOLERANCE:.0%} of {missed[0].budget:,} "
                 f"{MATCHES[self.match]} at {inputs} features and {outputs} outputs, found as the nearest {found}; "
                 f"{remedy}, or leave {' and '.join(dict.fromkeys(one.head for one in missed))} out"

@@ -12,7 +12,7 @@ from pipeline.heads.resolve import resolve
 from pipeline.sweep.caches import CacheRef, find_cache
 from pipeline.sweep.spec import Product
 
-__all__ = ["PlannedHead", "plan", "planned", "shapes"]
+__all__ = ["PlannedHead", "Trials", "count_trials", "plan", "planned", "shapes"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +77,22 @@ def _reference(product: Product, feature: str) -> HeadConfig | None:
         if shape.hidden is not None:
             return shape
     return None
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What a sweep spends on one family: configurations (seed and epochs aside, caches counted apart), and epochs."""
+
+    trials: int
+    epochs: int
+
+
+def count_trials(heads: Iterable[PlannedHead]) -> dict[str, Trials]:
+    """The trials of every family, in the order of the heads; `epochs` are those of all its heads together."""
+    tried: dict[str, set[Any]] = {}
+    epochs: dict[str, int] = {}
+    for head in heads:
+        family = head.config.head
+        tried.setdefault(family, set()).add((head.cache.path, replace(head.config, seed=0, epochs=1)))
+        epochs[family] = epochs.get(family, 0) + head.config.epochs
+    return {family: Trials(len(tried[family]), epochs[family]) for family in tried}

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.heads.match import Match
 from pipeline.heads.match import describe as describe_matches
 from pipeline.progress import say
-from pipeline.sweep.plan import PlannedHead, plan
+from pipeline.sweep.plan import PlannedHead, Trials, count_trials, plan
 from pipeline.sweep.results import Results
 from pipeline.sweep.spec import Product
 from pipeline.sweep.work import Tally, heads_folder, train_heads
@@ -26,7 +26,8 @@ class SweepResult:
 
     `ids` are all its heads, trained now or before; `matched` says what widths `--match` chose; `failures` has a line
     for each of the `failed` heads, which fit into no memory; `searches` says what each search did and chose;
-    `chosen` are the heads to look at: those of the grid, and those that searches chose.
+    `chosen` are the heads to look at: those of the grid, and those that searches chose; `trials` is what every family
+    got.
     """
 
     heads: int
@@ -41,6 +42,7 @@ class SweepResult:
     failures: tuple[str, ...] = ()
     searches: tuple[dict[str, Any], ...] = ()
     chosen: tuple[str, ...] = ()
+    trials: Mapping[str, Trials] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Plain JSON, without the ids; `matched` and `searches` are there where they were asked for."""
@@ -66,6 +68,7 @@ def run_sweep(
     """
     begin = time.perf_counter()
     heads = plan([product for product in products if product.search == "grid"], cache)
+    _tell_unequal(count_trials(heads))
     searches = _studies([product for product in products if product.search != "grid"], cache)
     tally, known, done, grid = Tally(), 0, {}, tuple(head.id for head in heads)
     with Results(results, create=True) as store:
@@ -97,11 +100,19 @@ def run_sweep(
         seconds=time.perf_counter() - begin,
         results=str(results),
         ids=tuple(done),
+        trials=count_trials(done.values()),
         matched=tuple(dict.fromkeys(head.match for head in done.values() if head.match is not None)),
         failures=tuple(tally.failures),
         searches=tuple(found),
         chosen=tuple(dict.fromkeys([*grid, *(head for document in found for head in document["heads"])])),
     )
+
+
+def _tell_unequal(trials: Mapping[str, Trials]) -> None:
+    """Say which families of a grid are tried more often than others, since that alone can decide a comparison."""
+    if len({one.trials for one in trials.values()}) > 1:
+        counts = ", ".join(f"{family} {one.trials}" for family, one in trials.items())
+        say(f"trials differ: {counts}; --search random --trials N gives every family as many")
 
 
 def _studies(products: Sequence[Product], cache: Path) -> "list[Study]":

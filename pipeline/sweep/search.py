@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UnmatchedError
 from pipeline.hashing import hash_json
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.families import HEADS
 from pipeline.heads.match import Match
+from pipeline.heads.resolve import resolve
 from pipeline.progress import say
 from pipeline.sweep.caches import CacheRef, find_cache
 from pipeline.sweep.plan import PlannedHead, planned, shapes
@@ -69,10 +71,10 @@ class Study:
         self._drawn = 0
         self._seen: set[HeadConfig] = set()
         self._exhausted = False
+        self._unmatched = 0
         self._open: list[Any] = []
         self._optuna = self._study()
-        (_, default) = self._shape({})
-        self.epochs = default.epochs
+        self.epochs = resolve(head, seed=0, features=feature, protocol=protocol, options=self._options({})).epochs
 
     @property
     def name(self) -> str:
@@ -98,7 +100,8 @@ class Study:
     def document(self) -> dict[str, Any]:
         """What was searched, what it cost and what it chose, as plain JSON.
 
-        `epochs` counts those of all heads together: the budget, the same for every family of a product.
+        `epochs` counts those of all heads together: the budget, the same for every family of a product. `unmatched`
+        counts draws that were drawn again because no width came near the budget of `--match`.
         """
         best = self.best()
         if best is not None:
@@ -123,6 +126,7 @@ class Study:
         }
         return {"id": hash_json(what | {"fingerprint": self.ref.fingerprint})[:16], **what} | {
             "trials": len(rungs.get(0, [])),
+            "unmatched": self._unmatched,
             "rungs": [{"epochs": trials[0].shape.epochs, "trials": len(trials)} for trials in rungs.values()],
             "epochs": sum(trial.shape.epochs * len(trial.heads) for trial in self.trials),
             "metric": self.ref.task.main_metric,
@@ -171,25 +175,35 @@ class Study:
                 found[name] = FloatDistribution(has.low, has.high, log=has.log)
         return found
 
-    def _shape(self, chosen: Mapping[str, Any]) -> tuple[Match | None, HeadConfig]:
-        """The configuration of a draw: what has one value in the product, and the values drawn."""
+    def _options(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a draw: what has one value in the product, and the values drawn."""
         options = {}
         for name, has in self.product.options.items():
             if name in chosen:
                 options[name] = chosen[name] if isinstance(has, Range) else has[chosen[name]]
             elif not isinstance(has, Range):
                 options[name] = has[0]
-        ((shape, match),) = shapes(self.ref, self.feature, self.product, [(self.head, self.protocol, options)])
+        return options
+
+    def _shape(self, chosen: Mapping[str, Any]) -> tuple[Match | None, HeadConfig]:
+        """The configuration of a draw, sized to the budget where there is one."""
+        wanted = [(self.head, self.protocol, self._options(chosen))]
+        ((shape, match),) = shapes(self.ref, self.feature, self.product, wanted)
         return match, shape
 
     def _draw(self, count: int, rung: int, epochs: int | None) -> list[Trial]:
         """Up to `count` new configurations that differ from all before; fewer where there are no more."""
         found: list[Trial] = []
-        distributions, misses = self._distributions(), 0
+        distributions, misses, unmatched = self._distributions(), 0, self._unmatched
+        missed: UnmatchedError | None = None
         while len(found) < count and not self._exhausted:
             trial = self._optuna.ask(distributions)
-            match, shape = self._shape(trial.params)
-            if shape in self._seen:
+            try:
+                match, shape = self._shape(trial.params)
+            except UnmatchedError as error:
+                match, shape, missed = None, None, error
+                self._unmatched += 1
+            if shape is None or shape in self._seen:
                 misses += 1
                 # The same head twice would tell nothing new; a hundred times in a row, and there are no others.
                 self._exhausted = misses >= 100 or not distributions
@@ -201,6 +215,10 @@ class Study:
             found.append(self._trial(self._drawn + len(found), rung, shape, match))
             self._open.append((found[-1], trial))
         self._drawn += len(found)
+        if missed is not None and not self._seen:
+            raise missed
+        if missed is not None:
+            say(f"{self.name}: {self._unmatched - unmatched} draws left out: no width comes near the budget of --match")
         if self._exhausted and self._drawn < self.asked:
             say(f"{self.name}: {self.asked} trials asked, but only {self._drawn} configurations found that differ")
             self._drawn = self.asked

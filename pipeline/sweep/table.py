@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -29,8 +28,8 @@ class Line:
     `mean`, `std` and the 95% interval `low` to `high` (Student's t) are of the task's main metric over the `n` trained
     heads; the last three are `None` for fewer than two. `selection` is the mean on the rows that chose the epoch,
     `majority` what always guessing the training split's largest class scores; `variant` names options that tell the
-    line from its like, and `trials` counts such variants of its family there. `ids`, `seeds`, `scores` and `seconds`
-    are those of the trained heads, in the same order.
+    line from its like, and `trials` counts such variants of its family there, epochs aside. `ids`, `seeds`, `scores`
+    and `seconds` are those of the trained heads, in the same order.
     """
 
     task: str
@@ -121,13 +120,15 @@ def summarise(results: Results, where: Mapping[str, Any] | None = None, cost: st
         columns = (*PLACE[:-1], "head")
         groups.setdefault((*(head[name] for name in columns), json.dumps(shape)), []).append(head)
     variants, baselines = _variants(groups), results.baselines()
-    trials = Counter(key[:-1] for key in groups)
+    tried: dict[tuple[str, ...], set[str]] = {}
+    for *place, shape in groups:
+        tried.setdefault(tuple(place), set()).add(json.dumps(json.loads(shape) | {"epochs": None}))
     lines = []
     for key, heads in groups.items():
         trained = [head for head in heads if head["status"] == "trained"]
         for split in sorted({split for head in trained for split in head["metrics"]}) or [""]:
             base = baselines.get((heads[0]["fingerprint"], split), {})
-            lines.append(_line(heads, trained, split, variants[key], base, trials[key[:-1]]))
+            lines.append(_line(heads, trained, split, variants[key], base, len(tried[key[:-1]])))
     order = ("task", "source", "encoder", "features", "protocol", "fingerprint", "split")
     return sorted(
         lines,
