@@ -75,7 +75,7 @@ class Pack:
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(rows, inputs, generator=generator)
         self.y = torch.randint(0, classes, (rows,), generator=generator).to(GPU)
-        kind = engine or choose_engine(self.network, batch, GPU)
+        kind = engine or choose_engine(self.network, self.configs[0], GPU)
         source = FirstLayer(self.network, self.x.numpy(), GPU)
         own = {name: tensor.clone() for name, tensor in tensors.items()}
         self.engine = kind(self.network, own, self.configs, source, self.y, **(changes or {}))

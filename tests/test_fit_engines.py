@@ -96,8 +96,8 @@ def test_native_engine_leaves_the_floating_point_mode_alone():
 
 def test_every_family_has_a_fast_engine():
     for head in FAMILIES:
-        network = build_network(resolve(head, seed=0, features="mean"), 8, 2)
-        assert supports(network)
+        config = resolve(head, seed=0, features="mean")
+        assert supports(build_network(config, 8, 2), config)
 
 
 def small(one: dict) -> dict:

@@ -24,8 +24,8 @@ USED = {
 }
 #: Options that a configuration holds only where they are not at the family's default, and such values.
 LATER = {
-    "mlp": {"layer_norm": True},
-    "effi_kan": {"base": "zero", "layer_norm": True},
+    "mlp": {"layer_norm": True, "dropout": 0.5},
+    "effi_kan": {"base": "zero", "layer_norm": True, "dropout": 0.1, "spline_l1": 0.1, "spline_entropy": 2.0},
     "fast_kan": {"base": "identity", "layer_norm": False},
     "faster_kan": {"base": "silu", "layer_norm": False},
     "fourier_kan": {"base": "identity", "layer_norm": True},
@@ -173,7 +173,9 @@ def test_an_unknown_name_lists_the_valid_ones(change, kind, valid):
         ("linear", "weight_decay", -0.1), ("linear", "weight_decay", math.nan), ("linear", "clip", 0.0),
         ("linear", "clip", math.nan), ("linear", "scale", "robust"), ("linear", "starts", "zeros"),
         ("mlp", "hidden", (64, 0)), ("mlp", "activation", "swish"), ("effi_kan", "grid", 0), ("effi_kan", "order", 0),
-        ("effi_kan", "order", 6), ("effi_kan", "base", "relu"), ("cheby_kan", "order", 6), ("fourier_kan", "grid", 0),
+        ("effi_kan", "order", 6), ("effi_kan", "base", "relu"), ("mlp", "dropout", 1.0),
+        ("effi_kan", "spline_l1", -1.0), ("effi_kan", "spline_entropy", math.inf),
+        ("cheby_kan", "order", 6), ("fourier_kan", "grid", 0),
         ("bspline_mlp", "activation", "swish"), ("mlp", "activation", "none"),
         ("fast_kan", "centres", 1), ("effi_kan", "grid_range", (1, 1)),
         ("effi_kan", "grid_range", (2, -2)), ("effi_kan", "grid_range", (0, 1, 2)),

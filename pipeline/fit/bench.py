@@ -131,7 +131,7 @@ class _Cell:
         one = start(configs[0], network)
         tensors = {name: tensor.to(self.on) for name, tensor in stack([one] * heads).items()}
         source = FirstLayer(network, self.x.cpu().numpy(), self.on)
-        engine = choose_engine(network, batch, self.on)(network, tensors, configs, source, self.y)
+        engine = choose_engine(network, configs[0], self.on)(network, tensors, configs, source, self.y)
         generator = torch.Generator().manual_seed(1)
         orders = torch.stack([torch.randperm(ROWS, generator=generator) for _ in range(heads)])
         which, epochs = torch.arange(heads), itertools.count()

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipeline.fit.extras import Dropout, SplinePenalty, wanted
 from pipeline.fit.optimiser import PackedAdamW
 from pipeline.fit.predict import FirstLayer
 from pipeline.fit.step import TrainingStep
@@ -78,7 +79,11 @@ class PlainEngine:
         """`tensors` [heads, ...] start the heads and change in place; `source` and `targets` are the training rows."""
         self.tensors, self.source, self.targets = tensors, source, targets
         self.optimiser = PackedAdamW(tensors, *head_vectors(configs, targets.device))
-        self.step = TrainingStep(network, tensors, self.optimiser)
+        device = targets.device
+        dropout = Dropout(configs, network, device) if wanted(configs, "dropout") else None
+        penalised = wanted(configs, "spline_l1", "spline_entropy")
+        penalty = SplinePenalty(configs, network, device) if penalised else None
+        self.step = TrainingStep(network, tensors, self.optimiser, dropout, penalty)
 
     @property
     def diverged_at(self) -> Tensor:

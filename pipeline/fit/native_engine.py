@@ -27,11 +27,11 @@ VECTOR = 16
 _STATE = ("value", "first", "second")
 
 
-def supports(network: NetworkSpec) -> bool:
+def supports(network: NetworkSpec, config: HeadConfig) -> bool:
     """Whether the C engine can train this network here: its bases are known and the library is there."""
     known = all(branch.basis in BASES for layer in network.layers for branch in layer.branches)
     fits = len(network.layers) <= MAX_LAYERS and all(len(layer.branches) <= MAX_BRANCHES for layer in network.layers)
-    return known and fits and trainer() is not None
+    return known and fits and not config.extras and trainer() is not None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.fit.extras import Dropout, SplinePenalty
 from pipeline.fit.optimiser import PackedAdamW
 from pipeline.heads.forward import expand, layer_tensors, linear, scaled_weight
 from pipeline.heads.network import NetworkSpec
@@ -41,9 +42,17 @@ def _output_gradient(outputs: Tensor, targets: Tensor, weights: Tensor) -> Tenso
 class TrainingStep:
     """Forward, backward and update of all heads of a pack on one minibatch each."""
 
-    def __init__(self, network: NetworkSpec, tensors: dict[str, Tensor], optimiser: PackedAdamW) -> None:
+    def __init__(
+        self,
+        network: NetworkSpec,
+        tensors: dict[str, Tensor],
+        optimiser: PackedAdamW,
+        dropout: Dropout | None = None,
+        penalty: SplinePenalty | None = None,
+    ) -> None:
         """`tensors` are [heads, ...] and change in place."""
         self.network, self.tensors, self.optimiser = network, tensors, optimiser
+        self.dropout, self.penalty = dropout, penalty
         self._layers = [layer_tensors(tensors, index) for index in range(len(network.layers))]
         self._gradients = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
 
@@ -67,6 +76,8 @@ class TrainingStep:
                         inner = {name: tensors[name].detach().requires_grad_() for name in layer.inner}
                         below = y.detach().requires_grad_(index > chain.start)
                         expansion = expand(layer, below, inner)
+                        if self.dropout is not None and index > chain.start:
+                            expansion = expansion * self.dropout.mask(layer, y.shape[1])
                     leaves = (*([below] if below.requires_grad else []), *inner.values())
                 values = expansion.detach()
                 y = linear(layer, values, tensors)
@@ -78,6 +89,8 @@ class TrainingStep:
             delta = last
             for index in reversed(chain):
                 delta = self._layer_backward(index, *seen[index], delta)
+        if self.penalty is not None:
+            self.penalty.add(self._gradients, self.tensors)
         return losses, self._gradients
 
     def _layer_backward(

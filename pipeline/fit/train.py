@@ -47,18 +47,18 @@ class Outcome:
     diverged_at: int | None = None
 
 
-def choose_engine(network: NetworkSpec, batch_size: int, device: torch.device) -> type[Engine]:
-    """The fastest engine for a network on a device; KANGLUE_ENGINE=plain asks for the one that runs everywhere."""
+def choose_engine(network: NetworkSpec, config: HeadConfig, device: torch.device) -> type[Engine]:
+    """The fastest engine for a pack on a device; KANGLUE_ENGINE=plain asks for the one that runs everywhere."""
     if os.environ.get("KANGLUE_ENGINE") == "plain":
         return PlainEngine
     if device.type == "cpu":
         from pipeline.fit.native_engine import NativeEngine, supports
 
-        return NativeEngine if supports(network) else PlainEngine
+        return NativeEngine if supports(network, config) else PlainEngine
     if device.type == "cuda" and importlib.util.find_spec("triton"):
         from pipeline.fit.gpu.engine import TritonEngine, supports
 
-        return TritonEngine if supports(network, batch_size) else PlainEngine
+        return TritonEngine if supports(network, config) else PlainEngine
     return PlainEngine
 
 
@@ -94,7 +94,7 @@ class _Pack:
         }
         self.train = FirstLayer(self.network, data.features["train"], device)
         self.targets = data.targets.to(device)
-        self.engine = choose_engine(self.network, self.shape.batch_size, device)(
+        self.engine = choose_engine(self.network, self.shape, device)(
             self.network, tensors, configs, self.train, self.targets
         )
         seeds = sorted({config.seed for config in configs})

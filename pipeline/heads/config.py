@@ -50,6 +50,14 @@ class HeadConfig:
     optimiser: str | None = None
     lamb: float | None = None
     lamb_entropy: float | None = None
+    dropout: float | None = None
+    spline_l1: float | None = None
+    spline_entropy: float | None = None
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Options in use that change a training step, or what happens between epochs, beyond the families' own."""
+        return tuple(name for name in EXTRAS if getattr(self, name))
 
     def to_json(self) -> dict[str, Any]:
         """The options that count for this family, as plain JSON."""
@@ -82,7 +90,11 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 }
 
 #: Options that came later, and their defaults where a family has none of its own (`Family.defaults`).
-LATER: dict[str, Any] = {"base": None, "layer_norm": None}
+LATER: dict[str, Any] = {
+    "base": None, "layer_norm": None, "dropout": 0.0, "spline_l1": 0.0, "spline_entropy": 0.0,
+}  # fmt: skip
+#: Options that every engine must know of before it trains a head with them.
+EXTRAS = ("dropout", "spline_l1", "spline_entropy")
 
 #: `clean` standardises features, so one range suits every basis; `published` keeps each package's own.
 CLEAN_RANGE = (-3.0, 3.0)

@@ -19,7 +19,7 @@ ACTIVATIONS = (
 #: What `--base` names, and the branches that it adds to a KAN's layers.
 BASES_OF_BASE = {"zero": (), "identity": (Branch("identity"),), "silu": (Branch("silu"),)}
 
-_KAN = ("hidden", "base", "layer_norm")
+_KAN = ("hidden", "base", "layer_norm", "dropout", "spline_l1", "spline_entropy")
 _SPLINE = (*_KAN, "grid", "order", "grid_range")
 _CENTRES = (*_KAN, "centres", "grid_range")
 
@@ -96,8 +96,8 @@ def _kan(family: str, basis: str, *, bias: bool = False) -> Callable[[HeadConfig
 HEADS: dict[str, Family] = {
     "linear": Family((), _linear, source="softmax regression", hidden=lambda _: ()),
     "mlp": Family(
-        ("hidden", "activation", "layer_norm"), _mlp, "kanbefair", source="linear maps with an activation between them",
-        defaults={"layer_norm": False},
+        ("hidden", "activation", "layer_norm", "dropout"), _mlp, "kanbefair",
+        source="linear maps with an activation between them", defaults={"layer_norm": False},
     ),
     "effi_kan": Family(
         (*_SPLINE, "spline_scaler"), _kan("effi_kan", "b_spline"), "efficient_kan", (-1.0, 1.0), "efficient-kan",
@@ -120,7 +120,7 @@ HEADS: dict[str, Family] = {
         defaults={"base": "zero", "layer_norm": False},
     ),
     "bspline_mlp": Family(
-        ("hidden", "activation", "layer_norm", "grid", "order", "grid_range"), _bspline_mlp, "kanbefair",
+        ("hidden", "activation", "layer_norm", "dropout", "grid", "order", "grid_range"), _bspline_mlp, "kanbefair",
         (-1.0, 1.0), "KANbeFair, arXiv 2407.16674", defaults={"activation": "none", "layer_norm": False},
     ),
     "ensemble_kan": Family(

@@ -16,6 +16,7 @@ _KINDS: dict[str, type] = {
     "lr": float, "weight_decay": float, "clip": float, "sharpness": float, "grid_range": float,
     "scale": str, "starts": str, "activation": str, "spline_scaler": bool,
     "base": str, "layer_norm": bool, "optimiser": str, "lamb": float, "lamb_entropy": float,
+    "dropout": float, "spline_l1": float, "spline_entropy": float,
 }  # fmt: skip
 _SEQUENCES = ("hidden", "grid_range")
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -83,6 +84,9 @@ def _check(config: HeadConfig) -> None:
     need(0 < config.lr < math.inf, "lr", "a number above 0")
     need(0 <= config.weight_decay < math.inf, "weight_decay", "a number of at least 0")
     need(config.clip > 0, "clip", "a number above 0 (inf switches clipping off)")
+    need(0 <= (config.dropout or 0) < 1, "dropout", "a share of at least 0 and below 1")
+    for name in ("spline_l1", "spline_entropy"):
+        need(0 <= (getattr(config, name) or 0) < math.inf, name, "a number of at least 0")
     need(config.scale in SCALES, "scale", f"one of {', '.join(SCALES)}")
     need(config.starts in ("project", "package"), "starts", "project or package")
     if config.hidden is not None:

@@ -27,9 +27,11 @@ TABLE_SHARE = 0.25
 SLICE_NUMBERS = 1 << 26
 
 
-def supports(network: NetworkSpec, batch_size: int) -> bool:
+def supports(network: NetworkSpec, config: HeadConfig) -> bool:
     """Whether the kernels cover a network: one or two layers of at most two bases, the second of width 1."""
-    layers = network.layers
+    layers, batch_size = network.layers, config.batch_size
+    if config.extras:
+        return False
     known = all(branch.basis in KINDS for layer in layers for branch in layer.branches)
     if network.stacks > 1 or len(layers) > 2 or not known or batch_size > MOST_ROWS or any(one.units for one in layers):
         return False
