@@ -13,12 +13,12 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.fit.native_engine import NativeEngine, supports
-from pipeline.heads.families import ACTIVATIONS, HEADS, build_network
+from pipeline.heads.families import ACTIVATIONS, PACKABLE, build_network
 from pipeline.heads.resolve import resolve
 from tests.engine_parity import difference, trained
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = tuple(HEADS)
+FAMILIES = tuple(PACKABLE)
 
 
 def case(head: str, protocol: str = "clean", *, batch_size: int = 4, classes: int = 3, **options) -> dict:

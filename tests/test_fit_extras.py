@@ -13,7 +13,7 @@ from pipeline.fit.optimiser import PackedAdamW
 from pipeline.fit.predict import FirstLayer
 from pipeline.fit.step import TrainingStep
 from pipeline.fit.train import choose_engine
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear, network_forward
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import stack, start
@@ -98,7 +98,7 @@ def test_a_steps_gradients_hold_the_penalty_of_every_layer(family):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8, msg=name)
 
 
-@pytest.mark.parametrize("family", [name for name in HEADS if name != "linear"])
+@pytest.mark.parametrize("family", [name for name in PACKABLE if name != "linear"])
 def test_dropped_units_add_nothing_and_gradients_are_autograds(family, monkeypatch):
     configs, network, tensors = pack(family, dropout=0.4)
     tensors = {name: tensor.double() for name, tensor in tensors.items()}
