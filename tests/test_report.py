@@ -284,6 +284,24 @@ def test_a_hundred_heads_or_a_thousand_cost_about_the_same_page(tmp_path):
     assert len(render(large)) < 1.2 * len(render(small))
 
 
+def test_the_projects_own_verdict_is_made_of_what_the_report_finds(swept, tmp_path):
+    from xml.etree import ElementTree
+
+    from benchmarks.verdict import write_page
+
+    results, cache = swept
+    said = write_page(results, cache, tmp_path / "verdict.md")
+    text = (tmp_path / "verdict.md").read_text()
+    assert f"**{said.headline}**" in text
+    assert all(sentence in text for _, sentence in said.sentences)
+    line = gather(results, cache).places[0].chosen["mlp"]
+    assert f"{line.mean:.4f} ± {line.std:.4f} (6)" in text
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) == 8
+    for picture in pictures:
+        assert ElementTree.parse(tmp_path / picture).getroot().tag.endswith("svg")
+
+
 needs_chromium = pytest.mark.skipif(
     not (chromium.CHROMIUM and chromium.DRIVER), reason="no Chromium with chromedriver (Debian: chromium-driver)"
 )

@@ -180,7 +180,7 @@ class Frame:
             self.line(self.left, scale(value), self.right, scale(value))
             self.add(text(self.left - 5, scale(value) + 3.5, label, "t", "end"))
         if name:
-            self.add(text(2, self.top - 5, name, "n"))
+            self.add(text(2, self.top - 9, name, "n"))
 
     def svg(self) -> Markup:
         """The finished picture."""
