@@ -3,6 +3,7 @@
 They follow scikit-learn's conventions, so that they work in its pipelines, searches and cross-validation.
 """
 
+from inspect import Parameter, Signature
 from typing import Any
 
 import numpy as np
@@ -12,49 +13,39 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.config import HeadConfig
-from pipeline.heads.families import build_network
 from pipeline.heads.resolve import resolve
+from pipeline.sweep.spec import HEAD_OPTIONS
 from pipeline.tasks import Task, own_task
 
 __all__ = ["HeadClassifier", "HeadRegressor"]
 
-#: Options of a head that are parameters of an estimator; `None` means the protocol's default.
-_OPTIONS = (
-    "epochs", "batch_size", "lr", "weight_decay", "clip", "starts", "hidden", "activation", "grid", "order", "centres",
-    "grid_range", "sharpness", "spline_scaler", "base", "layer_norm", "scale",
-)  # fmt: skip
+#: Options of a head that are parameters of an estimator; `None` means the clean protocol's default.
+_OPTIONS = HEAD_OPTIONS
 
 
 class _Head(BaseEstimator):
     """What both estimators share: parameters, and one head trained through the packs."""
 
     def __init__(
-        self, head="effi_kan", *, epochs=None, batch_size=None, lr=None, weight_decay=None, clip=None, starts=None,
-        hidden=None, activation=None, grid=None, order=None, centres=None, grid_range=None, sharpness=None,
-        spline_scaler=None, base=None, layer_norm=None, scale=None, random_state=None, device="cpu",
-    ) -> None:  # fmt: skip
-        self.head = head
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.clip = clip
-        self.starts = starts
-        self.hidden = hidden
-        self.activation = activation
-        self.grid = grid
-        self.order = order
-        self.centres = centres
-        self.grid_range = grid_range
-        self.sharpness = sharpness
-        self.spline_scaler = spline_scaler
-        self.base = base
-        self.layer_norm = layer_norm
-        self.scale = scale
-        self.random_state = random_state
-        self.device = device
+        self, head: str = "effi_kan", *, random_state: Any = None, device: str = "cpu", **options: Any
+    ) -> None:
+        self.head, self.random_state, self.device = head, random_state, device
+        for name in _OPTIONS:
+            setattr(self, name, options.pop(name, None))
+        if options:
+            raise UnknownNameError("parameter", next(iter(options)), _OPTIONS)
+
+    # scikit-learn reads an estimator's parameters from here: every option of a head is one, later ones too.
+    __init__.__signature__ = Signature(
+        [
+            Parameter("self", Parameter.POSITIONAL_OR_KEYWORD),
+            Parameter("head", Parameter.POSITIONAL_OR_KEYWORD, default="effi_kan"),
+            *(Parameter(name, Parameter.KEYWORD_ONLY, default=None) for name in (*_OPTIONS, "random_state")),
+            Parameter("device", Parameter.KEYWORD_ONLY, default="cpu"),
+        ]
+    )
 
     def _config(self) -> HeadConfig:
         seed = self.random_state
@@ -68,6 +59,7 @@ class _Head(BaseEstimator):
         from pipeline.device import resolve_device
         from pipeline.fit.data import FitData, fit_scaling
         from pipeline.fit.train import train_pack
+        from pipeline.sweep.saved import SavedHead
 
         config = self._config()
         features = features.astype(np.float32)
@@ -79,10 +71,9 @@ class _Head(BaseEstimator):
                 f"{type(self).__name__}: expected training that stays finite, found that it diverged at step "
                 f"{done.diverged_at}; give a smaller lr, found lr={config.lr}"
             )
-        self.config_ = config
-        self.scaling_ = scaling
-        self.target_scale_ = data.target_scale
-        self.tensors_ = {name: tensor.numpy() for name, tensor in done.tensors.items()}
+        self.head_ = SavedHead(
+            "estimator", config, done.network, done.tensors, scaling, data.target_scale, task.labels, {}
+        )
         self.n_parameters_ = done.parameters
         self.epoch_ = done.epoch
         self.n_iter_ = config.epochs
@@ -90,19 +81,9 @@ class _Head(BaseEstimator):
         self.selection_ = done.selection
 
     def _outputs(self, X: Any) -> np.ndarray:
-        """Outputs [rows, classes] in float64, in which they do not depend on what other rows are predicted with."""
-        import torch
-
-        from pipeline.heads.forward import network_forward
-
+        """Outputs [rows, classes] in float64."""
         check_is_fitted(self)
-        features = validate_data(self, X, reset=False, dtype=np.float64)
-        scaled = torch.from_numpy(self.scaling_.apply(features.astype(np.float32)).astype(np.float64))
-        outputs = 1 if not hasattr(self, "classes_") else max(2, len(self.classes_))
-        network = build_network(self.config_, features.shape[1], outputs)
-        tensors = {name: torch.from_numpy(tensor).double().unsqueeze(0) for name, tensor in self.tensors_.items()}
-        with torch.inference_mode():
-            return network_forward(network, scaled.unsqueeze(0), tensors)[0].numpy()
+        return self.head_.predict(validate_data(self, X, reset=False, dtype=np.float64), exact=True)
 
 
 class HeadClassifier(ClassifierMixin, _Head):
@@ -111,14 +92,14 @@ class HeadClassifier(ClassifierMixin, _Head):
     Parameters
     ----------
     head : family, one of `pipeline.heads.families.HEADS`.
-    epochs, batch_size, lr, weight_decay, clip, starts, hidden, activation, grid, order, centres, grid_range, sharpness,
-        spline_scaler, base, layer_norm, scale : options of `fit_heads.py run`; `None` is the clean protocol's default.
+    epochs, batch_size, lr, hidden, grid, scale, ... : the options of a head (`fit_heads.py run --help`), all of them;
+        `None` is the clean protocol's default.
     random_state : seed of the replicate: initial weights, order of minibatches, rows held out to choose the epoch.
     device : `cpu`, `auto`, `cuda` or `cuda:N`.
 
     Attributes: `classes_`, `n_features_in_`, `epoch_` (chosen on a stratified tenth of the rows), `curve_` (training
     loss, selection loss and score of every epoch), `selection_` (metrics on the held-out rows), `n_parameters_`,
-    `tensors_`.
+    `head_` (the trained `SavedHead`).
     """
 
     def fit(self, X: Any, y: Any) -> "HeadClassifier":
@@ -163,5 +144,4 @@ class HeadRegressor(RegressorMixin, _Head):
 
     def predict(self, X: Any) -> np.ndarray:
         """Values [rows] in the units of the targets."""
-        outputs = self._outputs(X)
-        return outputs[:, 0] * self.target_scale_[1] + self.target_scale_[0]
+        return self._outputs(X)[:, 0]

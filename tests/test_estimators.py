@@ -23,9 +23,10 @@ from pipeline.fit.data import FitData, fit_scaling
 from pipeline.fit.train import train_pack
 from pipeline.heads.families import HEADS
 from pipeline.heads.resolve import resolve
+from pipeline.sweep.spec import HEAD_OPTIONS
 from pipeline.tasks import own_task
 
-PACKABLE = [name for name in HEADS if name != "kan"]
+PACKABLE = [name for name, family in HEADS.items() if not family.own_loop]
 
 
 @pytest.mark.parametrize("estimator", [HeadClassifier(hidden=(8,)), HeadRegressor()], ids=["classifier", "regressor"])
@@ -59,7 +60,19 @@ def test_every_packable_family_learns(family):
     head = HeadClassifier(family, hidden=(8,), lr=0.02, random_state=0).fit(x, y)
     line = LogisticRegression().fit(x, y).score(x, y)
     assert head.score(x, y) > (line + 0.15 if family != "linear" else line - 0.05)
-    assert head.n_parameters_ == sum(tensor.size for tensor in head.tensors_.values())
+    assert head.n_parameters_ == sum(tensor.numel() for tensor in head.head_.tensors.values())
+
+
+def test_pykans_family_too():
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    head = HeadClassifier("kan", hidden=(2,), epochs=8, grid=3, random_state=0).fit(x, x[:, 0] * x[:, 1] > 0)
+    assert head.score(x, x[:, 0] * x[:, 1] > 0) > 0.8
+
+
+def test_every_option_of_a_head_is_a_parameter():
+    assert set(HeadRegressor().get_params()) == {*HEAD_OPTIONS, "head", "random_state", "device"}
+    with pytest.raises(UnknownNameError, match="unknown parameter 'depth'"):
+        HeadClassifier(depth=3)
 
 
 def test_a_regressor_learns():
@@ -112,14 +125,14 @@ def test_the_same_head_as_a_packs(scale):
     expected = train_pack(configs, data, torch.device("cpu"))[1]
     assert (head.epoch_, len(head.curve_)) == (expected.epoch, 4)
     for name, tensor in expected.tensors.items():
-        np.testing.assert_allclose(head.tensors_[name], tensor.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(head.head_.tensors[name].numpy(), tensor.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_random_states():
     x, y = make_moons(80, random_state=0)
 
     def fitted(state):
-        return HeadClassifier("linear", epochs=2, random_state=state).fit(x, y).tensors_["layers.0.weight"]
+        return HeadClassifier("linear", epochs=2, random_state=state).fit(x, y).head_.tensors["layers.0.weight"].numpy()
 
     np.testing.assert_array_equal(fitted(4), fitted(np.int64(4)))
     np.testing.assert_array_equal(fitted(np.random.RandomState(4)), fitted(np.random.RandomState(4)))

@@ -47,7 +47,7 @@ def card(head: SavedHead, form: str, *, package: str | None, results: Path) -> s
         f"# {config.head} head for {task} on {about['encoder']}",
         f"From the feature `{config.features}` of the frozen encoder `{about['encoder']}` ({head.network.inputs} "
         f"numbers a row) it predicts {predicts}. Head `{head.id}`, "
-        f"{sum(tensor.numel() for tensor in head.tensors.values()):,} parameters, made with kanglue.",
+        f"{head.parameters:,} parameters, made with kanglue.",
         "## Metrics",
         _metrics(head, stored, results),
         "## How it was trained",

@@ -69,9 +69,10 @@ def load_weights(
         made, metrics = _from_file(path, head, task, encoder, features, scale, sharpness, Path(cache))
     folder = heads_folder(Path(results))
     store_head(folder, made)
-    count = sum(tensor.numel() for tensor in made.tensors.values())
     about = made.provenance
-    return LoadedHead(made.id, about["task"], about["encoder"], made.config.head, str(folder / made.id), count, metrics)
+    return LoadedHead(
+        made.id, about["task"], about["encoder"], made.config.head, str(folder / made.id), made.parameters, metrics
+    )
 
 
 def read_state(file: Path) -> "dict[str, Tensor]":

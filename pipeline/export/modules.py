@@ -10,10 +10,11 @@ from math import comb, factorial
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from pipeline.heads.network import Grid
 
-__all__ = ["MODULES", "Layer", "Module"]
+__all__ = ["MODULES", "KanLayer", "Layer", "Module"]
 
 
 class Layer(nn.Module):
@@ -50,6 +51,38 @@ class Layer(nn.Module):
         width = self.bases[0].width
         first, rest = self.weight.split([len(self.scaler) * width, len(self.weight) - len(self.scaler) * width])
         return torch.cat([first * self.scaler.repeat_interleave(width, 0), rest])
+
+
+class KanLayer(nn.Module):
+    """pykan's layer: y_j = sum_i mask_ij (base_ij silu(x_i) + sp_ij sum_k coef_ijk B_ik(x_i)).
+
+    The B-splines of an input have knots of their own.
+    """
+
+    def __init__(self, inputs, outputs, intervals, order):
+        super().__init__()
+        self.order = order
+        self.coef = nn.Parameter(torch.zeros(inputs, outputs, intervals + order))
+        self.scale_base = nn.Parameter(torch.zeros(inputs, outputs))
+        self.scale_sp = nn.Parameter(torch.zeros(inputs, outputs))
+        self.register_buffer("grid", torch.zeros(inputs, intervals + 2 * order + 1))
+        self.register_buffer("mask", torch.ones(inputs, outputs))
+
+    def splines(self, x):
+        """B-splines by the recursion of Cox and de Boor: x [rows, inputs] to [rows, inputs, intervals + order]."""
+        x, t = x.unsqueeze(-1), self.grid
+        value = ((x >= t[:, :-1]) & (x < t[:, 1:])).to(x.dtype)
+        for k in range(1, self.order + 1):
+            gap = t[:, k:] - t[:, :-k]
+            share = torch.where(gap == 0, 0.0, 1 / gap)  # where knots coincide, a function counts as zero
+            rising = (x - t[:, : -(k + 1)]) * share[:, :-1] * value[..., :-1]
+            value = rising + (t[:, k + 1 :] - x) * share[:, 1:] * value[..., 1:]
+        return value
+
+    def forward(self, x):
+        spline = torch.einsum("nik,iok->nio", self.splines(x), self.coef)
+        edges = self.scale_base * functional.silu(x).unsqueeze(-1) + self.scale_sp * spline
+        return (self.mask * edges).sum(1)
 
 
 class Pointwise(nn.Module):

@@ -2,14 +2,16 @@
 
 import importlib.util
 import inspect
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
-from pipeline.export.modules import MODULES, Layer
+from pipeline.export.modules import MODULES, KanLayer, Layer
 from pipeline.heads.network import LayerSpec, NetworkSpec
+from pipeline.heads.pykan import PykanNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -77,7 +79,7 @@ def torch_source(head: "SavedHead") -> str:
     """The file's text. Raises `ConfigError` for a basis without an entry in `MODULES`."""
     network = head.network
     used = {_module(branch.basis).kind for layer in network.layers for branch in layer.branches}
-    kinds = [Layer, *sorted(used, key=lambda kind: kind.__name__)]
+    kinds = [Layer, *sorted(used, key=lambda kind: kind.__name__)] if network.layers else [KanLayer]
     labels = head.labels or ()
     outputs = f"{len(labels)} classes" if labels else "a value"
     about = f"{head.config.head} head {_plain(head.id)} for the task {_plain(head.provenance['task'])}"
@@ -88,9 +90,9 @@ def torch_source(head: "SavedHead") -> str:
         + "\n\n"
         + _HEAD.format(
             what=f"From {network.inputs} features to {outputs}",
-            parameters=sum(tensor.numel() for tensor in head.tensors.values()),
+            parameters=head.parameters,
             buffers=_buffers(head),
-            layers="\n".join(f"            {_layer_source(layer)}," for layer in network.layers),
+            layers="\n".join(f"            {layer}," for layer in _layer_sources(network)),
             forward=_forward(head),
         )
         + _LOAD
@@ -106,6 +108,13 @@ def _module(basis: str) -> Any:
     if basis not in MODULES:
         raise ConfigError(f"export: expected a basis that has a module, one of {', '.join(MODULES)}, found {basis!r}")
     return MODULES[basis]
+
+
+def _layer_sources(network: NetworkSpec | PykanNetwork) -> list[str]:
+    if isinstance(network, PykanNetwork):
+        pairs = itertools.pairwise(network.widths)
+        return [f"KanLayer({before}, {after}, {network.intervals}, {network.order})" for before, after in pairs]
+    return [_layer_source(layer) for layer in network.layers]
 
 
 def _layer_source(layer: LayerSpec) -> str:
@@ -134,8 +143,8 @@ def _forward(head: "SavedHead") -> str:
     lines = ["x = features"] if head.config.scale == "none" else ["x = (features - self.shift) * self.factor"]
     if head.config.scale == "tanh":
         lines.append("x = torch.tanh(x)")
-    chains = head.network.chains
-    if len(chains) == 1:
+    chains = () if isinstance(head.network, PykanNetwork) else head.network.chains
+    if len(chains) <= 1:
         lines += ["for layer in self.layers:", "    x = layer(x)", "y = x"]
     else:
         depth = len(chains[0])
@@ -167,7 +176,7 @@ def state_of(head: "SavedHead") -> "dict[str, Tensor]":
     return state
 
 
-def from_state(network: NetworkSpec, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+def from_state(network: NetworkSpec | PykanNetwork, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The project's tensors out of an exported module's state, which may lack some or have others too."""
     return {name: state[_name(name)] for name in network.shapes() if _name(name) in state}
 

@@ -102,8 +102,7 @@ def export(
         raise ResultsError(f"{place}: expected to write an export ({error.strerror or error})") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    count = sum(tensor.numel() for tensor in loaded.tensors.values())
-    return Exported(loaded.id, loaded.config.head, format, str(place), files, count)
+    return Exported(loaded.id, loaded.config.head, format, str(place), files, loaded.parameters)
 
 
 def _check_place(place: Path, force: bool) -> None:

@@ -16,6 +16,7 @@ from pipeline.fit.data import Scaling
 from pipeline.fit.kan_forward import forward as kan_forward
 from pipeline.fit.train import Outcome
 from pipeline.heads.config import HeadConfig
+from pipeline.heads.cost import parameters
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.network import NetworkSpec
@@ -38,7 +39,7 @@ class SavedHead:
 
     id: str
     config: HeadConfig
-    network: NetworkSpec
+    network: NetworkSpec | PykanNetwork
     tensors: dict[str, "Tensor"]
     scaling: Scaling
     target_scale: tuple[float, float]
@@ -55,8 +56,17 @@ class SavedHead:
             )
         return self
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Outputs [rows, classes], float32, of raw features [rows, inputs] as the cache holds them."""
+    @property
+    def parameters(self) -> int:
+        """Trained parameters."""
+        return parameters(self.network)
+
+    def predict(self, features: np.ndarray, *, exact: bool = False) -> np.ndarray:
+        """Outputs [rows, classes], float32, of raw features [rows, inputs] as the cache holds them.
+
+        With `exact` the scaled features go through the head in float64, in which what a row gives does not depend on
+        the rows beside it.
+        """
         import torch
 
         if features.ndim != 2 or features.shape[1] != self.network.inputs:
@@ -64,16 +74,16 @@ class SavedHead:
                 f"head {self.id}: expected features [rows, {self.network.inputs}], found {list(features.shape)}"
             )
         scaled = self.scaling.apply(np.asarray(features, np.float32))
+        kind = torch.float64 if exact else torch.float32
+        x, tensors = torch.from_numpy(scaled).to(kind), {name: t.to(kind) for name, t in self.tensors.items()}
         with torch.inference_mode():
             if isinstance(self.network, PykanNetwork):
-                return self._rescaled(kan_forward(self.tensors, torch.from_numpy(scaled)).numpy())
-            stacked = {name: tensor.unsqueeze(0) for name, tensor in self.tensors.items()}
-            found = network_forward(self.network, torch.from_numpy(scaled).unsqueeze(0), stacked)[0].numpy()
-        return self._rescaled(found)
-
-    def _rescaled(self, found: np.ndarray) -> np.ndarray:
-        mean, spread = self.target_scale
-        return found * np.float32(spread) + np.float32(mean)
+                found = kan_forward(tensors, x).numpy()
+            else:
+                stacked = {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
+                found = network_forward(self.network, x.unsqueeze(0), stacked)[0].numpy()
+        mean, spread = (found.dtype.type(value) for value in self.target_scale)
+        return found * spread + mean
 
     def metrics(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Every metric of the head's kind for outputs [rows, classes] against labels [rows]."""
