@@ -35,6 +35,18 @@ def test_products_are_those_that_a_profiler_counts(family, hidden, scaler):
     assert product_flops(network, training=True) * rows == counter.get_total_flops()
 
 
+def test_pykans_products_are_those_that_a_profiler_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kan = pytest.importorskip("kan").KAN(
+        width=[8, 5, 2], grid=4, k=2, symbolic_enabled=False, auto_save=False, save_act=False
+    )
+    with FlopCounterMode(display=False) as counter:
+        kan(torch.randn(7, 8))
+    network = build_network(config("kan", hidden=(5,), grid=4, order=2), 8, 2)
+    assert product_flops(network) * 7 == counter.get_total_flops()
+    assert product_flops(network) < forward_flops(network) < training_flops(network, 64)
+
+
 def test_training_flops_of_an_mlp_by_hand():
     network = build_network(config("mlp", hidden=(4,)), 10, 2)
     forward = 10 * 4 * 2 + 4 + 4 + 4 * 2 * 2 + 2
@@ -96,6 +108,8 @@ def test_kanbefairs_known_over_counts():
     network = build_network(shape, 11, 3)
     edges = sum(layer.inputs * layer.outputs for layer in network.layers)
     assert published_cost(shape, 11, 3).parameters - parameters(network) == edges + 9 + 5 + 3
+    kan = config("kan", hidden=(9, 5), grid=7, order=2)
+    assert published_cost(kan, 11, 3).parameters - parameters(build_network(kan, 11, 3)) == edges + 9 + 5 + 3
     bspline = config("bspline_mlp", hidden=(9, 5), grid=7, order=2)
     assert published_cost(bspline, 11, 3).parameters - parameters(build_network(bspline, 11, 3)) == 3 * (7 + 2)
     relu = config("mlp", hidden=(9, 5))

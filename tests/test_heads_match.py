@@ -235,6 +235,18 @@ def test_a_grid_that_tries_families_unequally_says_so(tmp_path, capsys):
     assert "trials differ" not in capsys.readouterr().err
 
 
+def test_pykans_heads_have_costs_in_the_table_and_can_be_matched(tmp_path):
+    write_cache(tmp_path / "cache", width=8)
+    done = sweep(tmp_path, head=["kan", "effi_kan"], hidden=[[5]], match="params", budget=1000)
+    assert all(abs(one.deviation) <= 0.02 for one in done.matched)
+    with Results(tmp_path / "r.sqlite") as store:
+        lines = {line.head: line for line in summarise(store, cost="kanbefair")}
+    assert lines["kan"].training_flops > lines["kan"].flops > 0
+    edges = 8 * 10 + 10 * 2
+    assert lines["kan"].parameters == edges * 10
+    assert lines["kan"].kanbefair[0] == edges * 11 + 12
+
+
 def test_the_rungs_of_a_halving_are_trials_once(tmp_path):
     write_cache(tmp_path / "cache", width=8)
     options = {"head": ["linear", "mlp"], "hidden": [[4]], "lr": "1e-3:1e-1:log", "search": "halving", "trials": 9}

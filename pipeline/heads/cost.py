@@ -65,8 +65,10 @@ def _reached(network: NetworkSpec) -> list[tuple[LayerSpec, bool]]:
     ]
 
 
-def product_flops(network: NetworkSpec, *, training: bool = False) -> int:
+def product_flops(network: NetworkSpec | PykanNetwork, *, training: bool = False) -> int:
     """The matrix products' share of one row forward, or forward and backward: what a profiler counts."""
+    if isinstance(network, PykanNetwork):
+        return network.product_flops * (3 if training else 1)
     return sum(_products(layer) * (2 + reached if training else 1) for layer, reached in _reached(network))
 
 
@@ -74,7 +76,7 @@ def _stack_sums(network: NetworkSpec) -> int:
     return (network.stacks - 1) * network.outputs
 
 
-def forward_flops(network: NetworkSpec) -> int:
+def forward_flops(network: NetworkSpec | PykanNetwork) -> int:
     """FLOPs of one row's forward pass by itself, elementwise work included."""
     if isinstance(network, PykanNetwork):
         return network.flops
@@ -83,7 +85,7 @@ def forward_flops(network: NetworkSpec) -> int:
     return rows + _stack_sums(network)
 
 
-def training_flops(network: NetworkSpec, batch_size: int) -> int:
+def training_flops(network: NetworkSpec | PykanNetwork, batch_size: int) -> int:
     """FLOPs of one row of a training step: forward, loss, backward, and its share of the optimiser.
 
     The share is 1 / `batch_size` of what a step does once, rounded to a whole number. pykan's network is charged for

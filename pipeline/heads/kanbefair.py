@@ -11,8 +11,8 @@ For a layer of D inputs and O outputs, with G intervals, order k and M operation
 
 Where they say too much:
 
-- An edge of their KAN holds G + k coefficients and two scales: one parameter an edge too many. Against an `effi_kan`
-  with its separate scaler it is that one and a bias that efficient-kan has not; without the scaler, another one.
+- An edge of their KAN holds G + k coefficients and two scales: one parameter an edge too many. Against a `kan`, or an
+  `effi_kan` with its separate scaler, it is that one and a bias that they have not; without the scaler, another one.
 - The output layer of an MLP has no activation, and that of a BSpline-MLP no spline, but both are charged for one.
 - A spline's basis depends on its input alone, but is charged for every edge of a KAN: O times as often as it has to be
   computed, and at the length of the recursion, where a closed form takes less.
@@ -73,6 +73,7 @@ PUBLISHED: dict[str, Callable[[HeadConfig, int, int], tuple[float, float]]] = {
     "linear": _mlp,
     "mlp": _mlp,
     "effi_kan": _kan,
+    "kan": _kan,
     "bspline_mlp": _bspline_mlp,
 }
 

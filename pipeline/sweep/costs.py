@@ -7,9 +7,10 @@ from typing import Any
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import parameters, product_flops, training_flops
-from pipeline.heads.families import build_network
+from pipeline.heads.families import HEADS, build_network
 from pipeline.heads.kanbefair import published_cost
 from pipeline.heads.match import COSTS, WIDEST
+from pipeline.heads.pykan import LARGEST_WIDTH
 from pipeline.sweep.results import Results
 
 __all__ = ["with_costs"]
@@ -22,7 +23,7 @@ def _inputs(config: HeadConfig, outputs: int, count: int, likely: int | None) ->
     """
     if likely is not None and parameters(build_network(config, likely, outputs)) == count:
         return likely
-    low, high = 1, WIDEST
+    low, high = 1, LARGEST_WIDTH if HEADS[config.head].own_loop else WIDEST
     while low < high:
         middle = (low + high) // 2
         low, high = (middle + 1, high) if parameters(build_network(config, middle, outputs)) < count else (low, middle)
