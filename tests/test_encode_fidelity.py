@@ -1,6 +1,8 @@
 """The numbers are those of plain transformers, one row at a time in float32, on both paths."""
 
+import gc
 import os
+import weakref
 
 import encoders
 import numpy as np
@@ -49,6 +51,24 @@ def test_same_as_plain_transformers(tiny, kind, padded, rows):
     assert tokens.lengths.tolist() == [len(states) for states in expected["last_hidden"]]
     states = torch.cat(expected["last_hidden"]).numpy()
     np.testing.assert_allclose(arrays["last_hidden"], states, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["packed", "padded"])
+def test_a_batch_is_let_go_of_at_once(tiny, padded):
+    # A cycle would keep every batch's states until the collector comes by: memory would grow with the split.
+    loaded = load(resolve(str(tiny("bert"))), 64, torch.device("cpu"), "float32", None, padded=padded)
+    tokens = loaded.tokeniser(SINGLES)
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            ids, types = torch.from_numpy(tokens.ids), torch.from_numpy(tokens.types)
+            hidden = loaded.forward(ids, types, tokens.lengths.tolist())
+            hidden.pooler()
+            states = weakref.ref(hidden.last)
+            del hidden
+        assert states() is None
+    finally:
+        gc.enable()
 
 
 def test_roberta_counts_positions_past_a_literal_padding_token(tiny):

@@ -61,6 +61,12 @@ def test_blocks_of_a_reading_are_those_of_the_source(workers, folder, tmp_path, 
                 assert np.array_equal(getattr(tokens, name), getattr(others, name))
 
 
+def test_a_file_of_ones_own_is_read_by_workers(workers, tmp_path):
+    (tmp_path / "mine.csv").write_text("t,u,y\n" + "".join(f"text {n},other {n},{n % 3}\n" for n in range(50)))
+    source = open_source("mine", str(tmp_path / "mine.csv"), text="t", text_pair="u", label="y")
+    assert Reading(workers, source, 64, tmp_path / "spool").scanned() == scan_task(source, 64)
+
+
 def test_a_fault_in_a_worker_is_the_callers(workers, folder, tmp_path):
     (folder / "MRPC" / "dev.tsv").write_text("Quality\tid1\tid2\t#1 String\t#2 String\n1\t2\n")
     reading = Reading(workers, open_source("mrpc", str(folder)), 64, tmp_path / "spool")

@@ -1,15 +1,17 @@
 """What the store writes is HDF5: the library agrees on every checksum, shape and byte."""
 
 import hashlib
+import random
 
 import h5py
 import numpy as np
 import pytest
 import store_kit as kit
 
-from pipeline.store import DATASETS, open_cache, verify
+from pipeline.store import DATASETS, hdf5, open_cache, verify
 from pipeline.store.checksum import checked_fletcher32, fletcher32, hash_texts, is_finite, lookup3
 from pipeline.store.hdf5 import ChunkedDataset, Group, encode, superblock
+from pipeline.store.texts import Texts
 
 
 def library_fletcher(data: bytes) -> int:
@@ -123,3 +125,19 @@ def test_every_byte_is_accounted_for(tmp_path):
     assert report.good, report.fault
     assert (report.unused, report.bytes, report.rows) == (0, path.stat().st_size, 1130)
     assert report.splits == ["train", "validation", "test"]
+
+
+def test_heaps_of_texts_are_the_same_with_and_without_a_compiler(monkeypatch):
+    if hdf5.library() is None:
+        pytest.skip("no C compiler here")
+    draw = random.Random(0)
+    cases = [[], [b""], [b"a"] * 61_000, [b"x" * 65_499, b"y"], [b"x" * 65_505, b"", b"z"]]
+    cases += [[b"x" * n] for n in range(4056, 4072)]
+    cases += [[b"t" * draw.randrange(draw.choice((3, 300, 9000))) for _ in range(200)] for _ in range(30)]
+    for texts in map(Texts.of_bytes, cases):
+        bytes_, references = hdf5.heap_collections(texts, 4048)
+        with monkeypatch.context() as without:
+            without.setattr(hdf5, "library", lambda: None)
+            plain, others = hdf5.heap_collections(texts, 4048)
+        assert bytes_ == plain
+        assert np.array_equal(references, others)

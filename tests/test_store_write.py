@@ -306,3 +306,14 @@ def test_as_a_torch_dataset(tmp_path):
         assert np.array_equal(
             row["last_hidden"].numpy(), expected["last_hidden"][first : first + expected["length"][7]]
         )
+
+
+def test_a_journal_without_data_is_no_half_finished_work(tmp_path):
+    # A run that was killed between naming its file and clearing up, and the file was removed since.
+    path = tmp_path / "x.h5"
+    assert kit.write(path, stop_after=2) == 2
+    (work_folder(path) / "data.h5").unlink()
+    assert (work_folder(path) / "journal").stat().st_size > 0
+    whole = kit.write(tmp_path / "y.h5")
+    assert kit.write(path) == whole
+    assert kit.contents(path) == kit.contents(tmp_path / "y.h5")

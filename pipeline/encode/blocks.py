@@ -1,6 +1,7 @@
 """One block of rows through the encoder: sorted by length, cut by a token budget, put back in row order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +13,15 @@ from pipeline.encode.poolings import POOLINGS, Hidden
 from pipeline.encode.tokens import Tokens
 from pipeline.errors import DeviceError
 
-__all__ = ["Pending", "batches", "default_batch_tokens", "encode_block", "start_block"]
+__all__ = [
+    "Pending",
+    "SortedTokens",
+    "batches",
+    "default_batch_tokens",
+    "encode_block",
+    "sort_tokens",
+    "start_block",
+]
 
 #: Tokens of a batch on a CPU: measured in `benchmarks/`, large enough for full speed, small enough for the cache.
 CPU_BATCH_TOKENS = 4096
@@ -61,8 +70,29 @@ class Pending:
         return {name: a.numpy() if isinstance(a, Tensor) else a for name, a in self._arrays.items()}
 
 
+@dataclass(frozen=True)
+class SortedTokens:
+    """Tokens of a block by falling length; `order` says which row is where, `ids` and `types` may be pinned memory."""
+
+    tokens: Tokens
+    order: np.ndarray
+    ids: Tensor
+    types: Tensor
+    given: Tokens
+
+
+def sort_tokens(tokens: Tokens, device: torch.device) -> SortedTokens:
+    """What `start_block` wants: everything that can be done before the device has its turn."""
+    order = np.argsort(-tokens.lengths, kind="stable")
+    ordered = tokens.take(order)
+    ids, types = (torch.from_numpy(array) for array in (ordered.ids, ordered.types))
+    if device.type == "cuda":
+        ids, types = ids.pin_memory(), types.pin_memory()
+    return SortedTokens(ordered, order, ids, types, tokens)
+
+
 def start_block(
-    loaded: Loaded, tokens: Tokens, datasets: Sequence[str], *, default_feature: str, reduce_size: int,
+    loaded: Loaded, block: SortedTokens, datasets: Sequence[str], *, default_feature: str, reduce_size: int,
     batch_tokens: int, advance: Callable[[int], None] | None = None,
 ) -> Pending:  # fmt: skip
     """Encode a block: on a CPU now, on a GPU in the background of the calling thread.
@@ -70,13 +100,12 @@ def start_block(
     `advance` is told of every batch's rows. Raises `DeviceError` where the device's memory does not hold a batch.
     """
     poolings = [name for name in POOLINGS if name in datasets or (name == default_feature and "reduced" in datasets)]
-    order = np.argsort(-tokens.lengths, kind="stable")
-    ordered = tokens.take(order)
+    tokens, order = block.given, block.order
     parts: dict[str, list[Tensor]] = {name: [] for name in poolings}
     states = np.empty((len(tokens.ids), loaded.width), np.float16) if "last_hidden" in datasets else None
     try:
         with torch.inference_mode():
-            for rows, hidden in _forward(loaded, ordered, batch_tokens):
+            for rows, hidden in _forward(loaded, block, batch_tokens):
                 for name in poolings:
                     parts[name].append(POOLINGS[name](hidden))
                 if states is not None:
@@ -88,7 +117,8 @@ def start_block(
             if "reduced" in datasets:
                 whole["reduced"] = fold(whole[default_feature], reduce_size)
             found = {name: _from(values) for name, values in whole.items() if name in datasets}
-            done = torch.cuda.Event() if loaded.device.type == "cuda" else None
+            # Blocking: who waits leaves the processor to the others.
+            done = torch.cuda.Event(blocking=True) if loaded.device.type == "cuda" else None
             if done is not None:
                 done.record()
     except torch.cuda.OutOfMemoryError as error:
@@ -103,15 +133,16 @@ def encode_block(
     loaded: Loaded, tokens: Tokens, datasets: Sequence[str], *, default_feature: str, reduce_size: int,
     batch_tokens: int,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """`start_block` and its arrays."""
+    """`sort_tokens`, `start_block` and its arrays."""
+    block = sort_tokens(tokens, loaded.device)
     return start_block(
-        loaded, tokens, datasets, default_feature=default_feature, reduce_size=reduce_size, batch_tokens=batch_tokens
+        loaded, block, datasets, default_feature=default_feature, reduce_size=reduce_size, batch_tokens=batch_tokens
     ).arrays()
 
 
-def _forward(loaded: Loaded, ordered: Tokens, batch_tokens: int) -> Iterator[tuple[slice, Hidden]]:
-    ids, types = _to(loaded.device, ordered.ids), _to(loaded.device, ordered.types)
-    lengths, offsets = ordered.lengths, ordered.offsets
+def _forward(loaded: Loaded, block: SortedTokens, batch_tokens: int) -> Iterator[tuple[slice, Hidden]]:
+    ids, types = (part.to(loaded.device, non_blocking=True) for part in (block.ids, block.types))
+    lengths, offsets = block.tokens.lengths, block.tokens.offsets
     for start, stop in batches(lengths, batch_tokens, padded=loaded.forward.path == "padded"):
         part = slice(int(offsets[start]), int(offsets[stop]))
         yield slice(start, stop), loaded.forward(ids[part], types[part], lengths[start:stop].tolist())

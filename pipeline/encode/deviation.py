@@ -3,53 +3,50 @@
 import itertools
 
 import numpy as np
-import torch
 
-from pipeline.encode.blocks import encode_block
-from pipeline.encode.encoders import Encoder
-from pipeline.encode.load import Loaded, load
+from pipeline.encode.blocks import sort_tokens, start_block
+from pipeline.encode.load import Loaded
 from pipeline.encode.request import TaskRequest
 from pipeline.encode.tokens import sentences_of
 
-__all__ = ["deviation", "exact_encoder"]
+__all__ = ["Deviation"]
 
 FEATURES = ("pooled", "cls", "mean", "weight", "reduced")
 #: Budget of the comparison's batches: small, so that it fits beside the encoder that was used.
 BATCH_TOKENS = 4096
 
 
-def exact_encoder(encoder: Encoder, max_length: int, device: torch.device, layers: tuple[int, ...] | None) -> Loaded:
-    """Transformers in float32 on the padded path that every `AutoModel` can take."""
-    return load(encoder, max_length, device, "float32", layers, padded=True)
+class Deviation:
+    """The deviation of `loaded` from `exact`, begun when it is made: the first `rows` rows of the first split."""
 
+    def __init__(self, exact: Loaded, loaded: Loaded, request: TaskRequest, reduce_size: int, rows: int) -> None:
+        split = next(iter(request.splits))
+        sample = list(itertools.islice(request.source.rows(split), rows))
+        features = [name for name in FEATURES if name in request.datasets]
+        if request.siamese:
+            sample, features = sentences_of(sample)[0][:rows], [request.default_feature]
+        self._features, self._pending = features, []
+        if not sample or not features:
+            return
+        tokens = sort_tokens(exact.tokeniser(sample), loaded.device)
+        self._pending = [
+            start_block(
+                one,
+                tokens,
+                features,
+                default_feature=request.default_feature,
+                reduce_size=reduce_size,
+                batch_tokens=BATCH_TOKENS,
+            )
+            for one in (loaded, exact)
+        ]
 
-def deviation(
-    exact: Loaded, loaded: Loaded, request: TaskRequest, reduce_size: int, rows: int
-) -> dict[str, tuple[float, float]]:
-    """Feature to (largest absolute difference, least cosine) between `loaded` and `exact`.
-
-    The sample is the first `rows` rows of the first split.
-    """
-    split = next(iter(request.splits))
-    sample = list(itertools.islice(request.source.rows(split), rows))
-    features = [name for name in FEATURES if name in request.datasets]
-    if request.siamese:
-        sample, features = sentences_of(sample)[0][:rows], [request.default_feature]
-    if not sample or not features:
-        return {}
-    tokens = exact.tokeniser(sample)
-    found, expected = (
-        encode_block(
-            one,
-            tokens,
-            features,
-            default_feature=request.default_feature,
-            reduce_size=reduce_size,
-            batch_tokens=BATCH_TOKENS,
-        )
-        for one in (loaded, exact)
-    )
-    return {name: _compare(found[name], expected[name]) for name in features}
+    def result(self) -> dict[str, tuple[float, float]]:
+        """Feature to (largest absolute difference, least cosine)."""
+        if not self._pending:
+            return {}
+        found, expected = (one.arrays() for one in self._pending)
+        return {name: _compare(found[name], expected[name]) for name in self._features}
 
 
 def _compare(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pipeline.encode.packed import Layer, PackedEncoder
-from pipeline.encode.poolings import bounds_of
 
 __all__ = ["FusedEncoder", "fuses"]
 
@@ -31,10 +30,9 @@ class FusedEncoder(PackedEncoder):
     rounding (`benchmarks/encoding.md`), and a pass over the widest array is saved.
     """
 
-    def _embed(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Tensor:
+    def _embed(self, ids: Tensor, types: Tensor, lengths: list[int], bounds: Tensor) -> Tensor:  # noqa: ARG002
         from pipeline.encode.kernels import embed_norm
 
-        bounds = bounds_of(lengths, ids.device)
         starts = torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(ids))
         positions = torch.arange(len(ids), device=ids.device, dtype=torch.int32) - starts
         if self._parts.pad is not None:
@@ -64,8 +62,8 @@ class FusedEncoder(PackedEncoder):
         add_norm(out, mixed, layer.last_norm.weight, layer.last_norm.bias, layer.last_norm.eps, last)
         return last
 
-    def _attention(self, lengths: list[int], device: torch.device) -> Callable[[Tensor, Tensor], None]:
+    def _attention(self, lengths: list[int], bounds: Tensor) -> Callable[[Tensor, Tensor], None]:
         from pipeline.encode.kernels import attend
 
-        bounds, heads = bounds_of(lengths, device), self._heads
+        heads = self._heads
         return lambda qkv, out: attend(qkv, bounds, lengths, heads, out)

@@ -70,14 +70,17 @@ def load_model(encoder: Encoder) -> Any:
     return model.float().eval().requires_grad_(False)
 
 
-def load(encoder: Encoder, max_length: int, device: torch.device, precision: str, layers: tuple[int, ...] | None,
-         *, padded: bool = False) -> Loaded:  # fmt: skip
+def load(
+    encoder: Encoder, max_length: int, device: torch.device, precision: str, layers: tuple[int, ...] | None,
+    *, padded: bool = False, tokeniser: Tokeniser | None = None, model: Any = None,
+) -> Loaded:  # fmt: skip
     """Load tokenizer and weights; `padded` forces the path that every `AutoModel` can take.
 
-    Raises `EncoderError` where the tokenizer does not belong to the model.
+    `tokeniser` and `model` are what was loaded already; the model is moved and converted. Raises `EncoderError` where
+    the tokenizer does not belong to the model.
     """
-    tokeniser = load_tokeniser(encoder.folder, encoder.name, max_length)
-    model = load_model(encoder)
+    tokeniser = tokeniser or load_tokeniser(encoder.folder, encoder.name, max_length)
+    model = load_model(encoder) if model is None else model
     rows = model.get_input_embeddings().weight.shape[0]
     if tokeniser.vocabulary > rows:
         raise EncoderError(

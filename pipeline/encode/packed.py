@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.encode.poolings import Hidden, groups
+from pipeline.encode.poolings import Hidden, bounds_of, groups
 
 __all__ = ["SHAPES", "Layer", "PackedEncoder", "fits"]
 
@@ -163,22 +163,23 @@ class PackedEncoder:
 
     def __call__(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Hidden:
         """`ids` and `types` are whole numbers [T] on the model's device, `lengths` the tokens of each row."""
-        hidden = self._embed(ids, types, lengths)
-        attend = self._attention(lengths, ids.device)
+        bounds = bounds_of(lengths, ids.device)
+        hidden = self._embed(ids, types, lengths, bounds)
+        attend = self._attention(lengths, bounds)
         chosen: list[Tensor] = []
         for number, layer in enumerate(self._parts.layers[: max(self._wanted)], start=1):
             hidden = self._layer(layer, hidden, attend)
             if number in self._wanted:
                 chosen.append(hidden)
         last = chosen[0] if len(chosen) == 1 else sum(part.float() for part in chosen) / len(chosen)
-        result = Hidden(last, ids, lengths, self._words, lambda: self._pool(last[result.first]))
-        return result
+        # The pooler must not refer to what is returned: a cycle would keep every batch until the collector comes by.
+        return Hidden(last, ids, lengths, self._words, lambda: self._pool(last[bounds[:-1].long()]), bounds)
 
     def _pool(self, first: Tensor) -> Tensor:
         # The model's own pooler takes [n, tokens, D] and looks at the first token alone.
         return self._pooler(first[:, None].float())
 
-    def _embed(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Tensor:
+    def _embed(self, ids: Tensor, types: Tensor, lengths: list[int], bounds: Tensor) -> Tensor:  # noqa: ARG002
         sizes = torch.tensor(lengths)
         starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         positions = (torch.arange(len(starts)) - starts).to(ids.device)
@@ -209,11 +210,10 @@ class PackedEncoder:
         up = self._activate(layer.up(hidden, self._buffer("up", hidden, layer.up.bias.shape[0])))
         return layer.last_norm(layer.down(up, out).add_(hidden))
 
-    def _attention(self, lengths: list[int], device: torch.device) -> Callable[[Tensor, Tensor], None]:
+    def _attention(self, lengths: list[int], bounds: Tensor) -> Callable[[Tensor, Tensor], None]:
         """Attention for one batch's lengths: reads qkv [T, 3D], writes [T, D]."""
         heads = self._heads
         if self._varlen is not None:
-            bounds = torch.tensor([0, *lengths]).cumsum(0).int().to(device, non_blocking=True)
             longest, varlen = max(lengths), self._varlen
 
             def variable(qkv: Tensor, out: Tensor) -> None:
@@ -235,9 +235,12 @@ class PackedEncoder:
     def _buffer(self, name: str, like: Tensor, width: int) -> Tensor:
         """Memory that the next layer and the next batch use again: [T, width], contents undefined."""
         size = like.shape[0] * width
-        buffer = self._buffers.get(name)
+        buffer = self._buffers.pop(name, None)
         if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name] = like.new_empty(size)
+            # The old one goes first, and a little more is taken than needed: batches are of about one size.
+            buffer = None
+            buffer = like.new_empty(size + size // 16)
+        self._buffers[name] = buffer
         return buffer[:size].view(like.shape[0], width)
 
 

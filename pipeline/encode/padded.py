@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.encode.poolings import Hidden
+from pipeline.encode.poolings import Hidden, bounds_of
 from pipeline.errors import EncoderError
 
 __all__ = ["PaddedEncoder"]
@@ -46,4 +46,5 @@ class PaddedEncoder:
                 raise EncoderError("expected a pooler output, found that this encoder gives none; store cls or mean")
             return pooled
 
-        return Hidden(last[mask], ids, lengths, self._model.get_input_embeddings(), pooler)
+        bounds = bounds_of(lengths, ids.device)
+        return Hidden(last[mask], ids, lengths, self._model.get_input_embeddings(), pooler, bounds)

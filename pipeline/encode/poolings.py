@@ -43,16 +43,13 @@ class Hidden:
     lengths: list[int]
     words: Callable[[Tensor], Tensor]
     pooler: Callable[[], Tensor]
+    #: Where rows begin and end, int32 [n + 1].
+    bounds: Tensor
 
     @cached_property
     def first(self) -> Tensor:
         """Index of each row's first token, int64 [n]."""
         return self.bounds[:-1].long()
-
-    @cached_property
-    def bounds(self) -> Tensor:
-        """Where rows begin and end, int32 [n + 1]."""
-        return bounds_of(self.lengths, self.last.device)
 
     def sums(self, tokens: Tensor) -> Tensor:
         """Sum each row's tokens in float32: [T, D] to [n, D]."""

@@ -4,6 +4,7 @@ Where there are processors to spare, other processes read all tasks at once and 
 made ready while this one is encoded, and a file is finished while the next is begun.
 """
 
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.encode.encoders import Encoder
+from pipeline.encode.models import Models
 from pipeline.encode.request import Options, Scanned, TaskRequest, cache_path, plan_task, scan_task
 from pipeline.encode.spool import Reading
 from pipeline.encode.workers import Workers
@@ -23,10 +25,9 @@ from pipeline.store import CacheWriter, missing_datasets, open_cache
 from pipeline.store.journal import Lock, work_folder
 
 if TYPE_CHECKING:
-    import torch
-
-    from pipeline.encode.load import Loaded
+    from pipeline.encode.deviation import Deviation
     from pipeline.encode.stream import TokenStream
+    from pipeline.encode.tokens import Tokeniser
 
 __all__ = ["FileResult", "Session"]
 
@@ -37,6 +38,12 @@ GPU_BLOCK_ROWS = 8192
 BLOCK_BYTES = 1 << 28
 #: Rows on which a precision other than float32 is compared with float32.
 SAMPLE_ROWS = 64
+#: Rows of later tasks, at least, that are made ready beside those of the task in hand.
+ROWS_AHEAD = 1 << 16
+#: How long a thread keeps the interpreter that another one waits for, where there are many.
+SWITCH_SECONDS = 0.0005
+#: Files that may be waited for while the next one is encoded.
+BEHIND = 4
 
 
 @dataclass(frozen=True)
@@ -65,21 +72,25 @@ class Session:
     ) -> None:  # fmt: skip
         self._encoder, self._options, self._cache, self._splits = encoder, options, cache, splits
         self._asked_precision, self._batch_tokens, self._force = precision, batch_tokens, force
-        self._device: torch.device | None = None
         self._device_name = device
-        self._loaded: dict[str, Loaded] = {}
+        self._models = Models(encoder, self._max_length, options.layers, device, precision)
         self._workers = Workers.for_this_machine()
         self._readings: dict[int, Reading] = {}
         self._spool = None if self._workers is None else tempfile.TemporaryDirectory(prefix="kanglue-")
         self._ready: dict[int, tuple[TaskRequest, dict[str, tuple[str, ...]]]] = {}
         self._streams: dict[int, TokenStream] = {}
-        self._behind = ThreadPoolExecutor(1, "finish")
-        self._exact: Future[Loaded] | None = None
+        self._deviations: dict[int, Deviation] = {}
+        self._behind = ThreadPoolExecutor(BEHIND, "collect")
 
     def __enter__(self) -> "Session":
+        self._interval = sys.getswitchinterval()
+        if self._workers is not None:
+            # The thread that starts a GPU's kernels asks for the interpreter after each of them.
+            sys.setswitchinterval(SWITCH_SECONDS)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        sys.setswitchinterval(self._interval)
         for stream in self._streams.values():
             stream.close()
         self._behind.shutdown(wait=True)
@@ -90,7 +101,7 @@ class Session:
     def run(self, sources: Sequence[Source]) -> tuple[FileResult, ...]:
         """Bring the tasks' files up to date, in order."""
         if self._device_name not in ("auto", "cpu"):
-            self._on()
+            _ = self._models.device  # one that is not there is said before anything is read
         limit = self._options.limit
         limited = [source if limit is None else Limited(source, limit) for source in sources]
         if self._workers is not None:
@@ -99,17 +110,24 @@ class Session:
                     folder = Path(self._spool.name) / str(number)
                     self._readings[number] = Reading(self._workers, source, self._max_length, folder)
             if self._readings and any(not self._path(source).exists() for source in sources):
-                self._load(self._default_precision())  # there is work for it: meanwhile the rows are read
+                self._load_early(limited)
         results: list[tuple[FileResult, Future[None] | None]] = []
         for number, source in enumerate(limited):
+            for _, finished in results:
+                if finished is not None and finished.done():
+                    finished.result()
             results.append(self._task(number, source, limited))
         for _, finished in results:
             if finished is not None:
                 finished.result()
-        return tuple(
-            result if finished is None else self._with_deviation(number, result)
-            for number, (result, finished) in enumerate(results)
-        )
+        return tuple(self._with_deviation(number, result) for number, (result, _) in enumerate(results))
+
+    def _load_early(self, sources: Sequence[Source]) -> None:
+        """There is work for the encoder: load it while rows are read, its tokenizer first, for those that are."""
+        precision = self._models.default_precision
+        if self._models.device.type == "cuda":
+            self._look_ahead(0, sources, self._models.tokeniser)
+        self._models.get(precision)
 
     @property
     def _max_length(self) -> int:
@@ -168,31 +186,9 @@ class Session:
         if self._asked_precision == "auto" and self._path(source).exists() and not self._force:
             with open_cache(self._path(source)) as there:
                 return plan(there.attributes["precision"])
-        return plan(self._default_precision())
+        return plan(self._models.default_precision)
 
-    def _default_precision(self) -> str:
-        if self._asked_precision != "auto":
-            return self._asked_precision
-        return "float16" if self._on().type == "cuda" else "float32"
-
-    def _on(self) -> "torch.device":
-        from pipeline.device import resolve_device
-
-        if self._device is None:
-            self._device = resolve_device(self._device_name)
-        return self._device
-
-    def _load(self, precision: str) -> "Loaded":
-        from pipeline.encode.load import load
-
-        if precision not in self._loaded:
-            if precision != "float32" and self._on().type == "cpu":
-                say(f"{precision} on a CPU is many times slower than float32 where the processor has no unit for it")
-            say(f"loading {self._encoder.name} on {self._on()} in {precision}")
-            self._loaded[precision] = load(self._encoder, self._max_length, self._on(), precision, self._options.layers)
-        return self._loaded[precision]
-
-    def _stream(self, number: int, request: TaskRequest, loaded: "Loaded", block_rows: int) -> "TokenStream":
+    def _stream(self, number: int, request: TaskRequest, tokeniser: "Tokeniser", block_rows: int) -> "TokenStream":
         from pipeline.encode.stream import TokenStream
 
         stream = self._streams.pop(number, None)
@@ -200,29 +196,33 @@ class Session:
             return stream
         if stream is not None:
             stream.close()
-        workers = self._workers if loaded.device.type == "cuda" else None
+        workers = self._workers if self._models.device.type == "cuda" else None
         return TokenStream(
-            request.source, request.splits, loaded.tokeniser, block_rows, workers, self._readings.get(number),
+            request.source, request.splits, tokeniser, block_rows, workers, self._readings.get(number),
             siamese=request.siamese,
         )  # fmt: skip
 
-    def _look_ahead(self, number: int, sources: Sequence[Source], loaded: "Loaded") -> None:
-        """Begin to read and tokenise a later task, if nothing has to be waited for; its faults show in its turn."""
-        if number >= len(sources) or number not in self._readings or not self._readings[number].done():
-            return
-        try:
-            request, missing = self._request(number, sources[number])
-        except KanglueError:
-            return
-        if (missing or self._force) and number not in self._streams:
-            stream = self._stream(number, request, loaded, self._block_rows(request, loaded))
-            stream.begin()
-            self._streams[number] = stream
+    def _look_ahead(self, number: int, sources: Sequence[Source], tokeniser: "Tokeniser") -> None:
+        """Begin to tokenise later tasks, where nothing has to be waited for; their faults show in their turn."""
+        rows = 0
+        while number < len(sources) and number in self._readings and self._readings[number].done():
+            try:
+                request, missing = self._request(number, sources[number])
+            except KanglueError:
+                return
+            if (missing or self._force) and number not in self._streams:
+                stream = self._stream(number, request, tokeniser, self._block_rows(request))
+                stream.begin()
+                self._streams[number] = stream
+            rows += sum(request.splits.values())
+            if rows >= ROWS_AHEAD:
+                return
+            number += 1
 
-    def _block_rows(self, request: TaskRequest, loaded: "Loaded") -> int:
-        rows = GPU_BLOCK_ROWS if loaded.device.type == "cuda" else CPU_BLOCK_ROWS
+    def _block_rows(self, request: TaskRequest) -> int:
+        rows = GPU_BLOCK_ROWS if self._models.device.type == "cuda" else CPU_BLOCK_ROWS
         if "last_hidden" in request.datasets:
-            most = max(1, BLOCK_BYTES // (request.attributes["max_length"] * loaded.width * 2))
+            most = max(1, BLOCK_BYTES // (request.attributes["max_length"] * max(1, self._encoder.width) * 2))
             rows = min(rows, 1 << (most.bit_length() - 1))
         return rows
 
@@ -230,12 +230,13 @@ class Session:
         self, number: int, request: TaskRequest, result: FileResult, sources: Sequence[Source]
     ) -> tuple[FileResult, Future[None]]:
         from pipeline.encode.blocks import default_batch_tokens
+        from pipeline.encode.deviation import Deviation
         from pipeline.encode.write import encode_blocks
 
-        if result.precision not in self._loaded:
+        if not self._models.has(result.precision):
             # Who finds another process at work should not load an encoder first.
             Lock(work_folder(request.path)).release()
-        loaded = self._load(result.precision)
+        loaded = self._models.get(result.precision)
         width, size = loaded.width, self._options.reduce_size
         began = time.perf_counter()
         writer = CacheWriter(
@@ -246,42 +247,30 @@ class Session:
             {"D": width, "m": size},
             plan={"batch_tokens": self._batch_tokens or default_batch_tokens(loaded.device, width)},
             force=self._force,
-            block_rows=self._block_rows(request, loaded),
+            block_rows=self._block_rows(request),
         )
         try:
-            if result.precision != "float32":
-                self._exact_encoder()
-            with self._stream(number, request, loaded, writer.block_rows) as stream:
-                self._look_ahead(number + 1, sources, loaded)
-                counts = encode_blocks(request, loaded, writer, stream, size, self._batch_tokens)
+            with self._stream(number, request, loaded.tokeniser, writer.block_rows) as stream:
+                self._look_ahead(number + 1, sources, loaded.tokeniser)
+                counts, finished = encode_blocks(
+                    request, loaded, writer, stream, size, self._batch_tokens, self._behind
+                )  # fmt: skip
         except BaseException:
             writer.__exit__(RuntimeError, None, None)
             raise
+        if result.precision != "float32":
+            self._deviations[number] = Deviation(self._models.exact, loaded, request, size, SAMPLE_ROWS)
         seconds = round(time.perf_counter() - began, 3)
         result = FileResult(**(asdict(result) | counts | {"seconds": seconds, "path": loaded.forward.path}))
-        return result, self._behind.submit(_finish, writer)
-
-    def _exact_encoder(self) -> "Future[Loaded]":
-        """What deviations are measured against, loaded in the background."""
-        from pipeline.encode.deviation import exact_encoder
-
-        if self._exact is None:
-            self._exact = self._behind.submit(
-                exact_encoder, self._encoder, self._max_length, self._on(), self._options.layers
-            )
-        return self._exact
+        return result, finished
 
     def _with_deviation(self, number: int, result: FileResult) -> FileResult:
-        from pipeline.encode.deviation import deviation
-
-        if result.precision == "float32":
+        if number not in self._deviations:
             return result
-        exact = self._exact_encoder().result()
-        request = self._ready[number][0]
-        found = deviation(exact, self._loaded[result.precision], request, self._options.reduce_size, SAMPLE_ROWS)
+        found = self._deviations[number].result()
         for feature, (largest, cosine) in found.items():
             say(
-                f"{request.path}: {feature} in {result.precision} deviates from float32 by at most {largest:.2g} "
+                f"{result.file}: {feature} in {result.precision} deviates from float32 by at most {largest:.2g} "
                 f"(cosine at least {cosine:.6f}) on {SAMPLE_ROWS} rows"
             )
         return replace(result, deviation=found)
@@ -296,11 +285,3 @@ def check_reduced_width(path: Path, datasets: Sequence[str], size: int) -> None:
             f"{path}: expected `reduced` {size} wide, found {width}; give "
             f"--reduce-size {width}, another --cache, or replace the file with --force"
         )
-
-
-def _finish(writer: CacheWriter) -> None:
-    try:
-        writer.finish()
-    except BaseException:
-        writer.__exit__(RuntimeError, None, None)
-        raise

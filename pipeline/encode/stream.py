@@ -17,7 +17,7 @@ from pipeline.sources import Source
 __all__ = ["TokenStream"]
 
 #: Blocks that are under way where there are workers.
-BLOCKS_AHEAD = 6
+BLOCKS_AHEAD = 16
 
 
 class TokenStream:

@@ -67,6 +67,13 @@ class FileSource:
             if row_split == split
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A table holds functions that cannot go to another process; it is opened again there."""
+        return {name: value for name, value in self.__dict__.items() if name != "_table"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _table=open_table(state["_path"]))
+
     def _records(self) -> Iterator[tuple[str, str, tuple[str, ...], Any]]:
         """Place, split, texts and label value of each row."""
         width = 2 if self._pair else 1

@@ -133,7 +133,8 @@ class CacheWriter:
                 return
             begin["request"] = with_existing(self.path, request)
             self._base = open_cache(self.path)
-        records = read_journal(self._work / "journal")
+        # Without data a journal is what a run left that was killed between naming the file and clearing up.
+        records = read_journal(self._work / "journal") if (self._work / "data.h5").exists() else iter(())
         first = next(records, None)
         try:
             if first:
@@ -176,6 +177,16 @@ class CacheWriter:
             with contextlib.closing(Bytes(self._work / "data.h5")) as file:
                 for stream in (stream for streams in self._streams for stream in streams.values()):
                     stream.rehash(file)
+
+    def left(self) -> list[Block]:
+        """The blocks that `todo` will give, told beforehand."""
+        return [
+            Block(group.split, first + start, first + min(start + self.block_rows, group.rows), group.datasets)
+            for number, group in enumerate(self._groups)
+            for first in (self._first.get(group.split, 0),)
+            for start in range(self._done[number], group.rows, self.block_rows)
+            if not group.copied
+        ]
 
     def todo(self) -> Iterator[Block]:
         """The blocks that are left, in order: write each before asking for the next."""
@@ -262,7 +273,7 @@ class CacheWriter:
             committer.check()
 
     def close(self) -> None:
-        """Let go of file and lock; what was handed over lasts, and an unfinished file waits for the next run."""
+        """Let go of file and lock; what was handed over lasts."""
         try:
             self._drain()
         finally:
