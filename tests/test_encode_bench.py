@@ -17,7 +17,7 @@ KEYS = {
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setitem(bench.SIZES, ("cpu", True), bench.Size(8, 4, 64, 1))
+    monkeypatch.setitem(bench.SIZES, ("cpu", True), bench.Size(8, 4, 64, 1, 60.0))
 
 
 @pytest.mark.usefixtures("small")

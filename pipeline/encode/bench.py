@@ -29,19 +29,23 @@ FEATURES = ("cls", "mean", "reduced")
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: rows for all ways but the published one, rows for that, side of the product, rounds."""
+    """How much is measured: rows for all ways but the published one, rows for that, side of the product, rounds.
+
+    After the second round another one begins only if it will end within `seconds` of the start, loading included.
+    """
 
     rows: int
     published_rows: int
     side: int
     rounds: int
+    seconds: float
 
 
 SIZES = {
-    ("cpu", True): Size(128, 8, 1024, 3),
-    ("cpu", False): Size(512, 16, 1024, 5),
-    ("cuda", True): Size(8192, 64, 8192, 3),
-    ("cuda", False): Size(32768, 256, 8192, 5),
+    ("cpu", True): Size(128, 8, 1024, 6, 36.0),
+    ("cpu", False): Size(512, 16, 1024, 5, 600.0),
+    ("cuda", True): Size(8192, 64, 8192, 3, 600.0),
+    ("cuda", False): Size(32768, 256, 8192, 5, 600.0),
 }
 
 
@@ -57,17 +61,18 @@ def bench(
 ) -> dict[str, Any]:
     """Measure and compare; the document of `embed.py bench`.
 
-    Every way encodes the same rows of the task's train split, taken in turn for some rounds; medians of the rounds
-    count. `speedup_vs_padded` (transformers, rows sorted by length, 32 a batch, padded to the longest, same precision)
-    and `speedup_vs_published` (4 a batch, padded to 512 or to the encoder's limit, float32) compare the forward alone,
-    from token ids to vectors; `speedup_vs_sentence_transformers` compares `encode` from texts to vectors, `None` where
-    that package or a folder that it reads is not there. `tokens_per_second` is from texts to vectors;
-    `share_of_matmul_peak` is the forward's operations on real tokens against a square product of the same precision.
+    Every way encodes the same rows of the task's train split, taken in turn for some rounds; a speedup is the median of
+    the rounds' own, so that a disturbance which lasts meets both. `speedup_vs_padded` (transformers, rows sorted by
+    length, 32 a batch, padded to the longest, same precision) and `speedup_vs_published` (4 a batch, padded to 512 or
+    to the encoder's limit, float32) compare the forward alone, from token ids to vectors;
+    `speedup_vs_sentence_transformers` compares `encode` from texts to vectors, `None` where that package or a folder
+    that it reads is not there. `tokens_per_second` is from texts to vectors; `share_of_matmul_peak` is the forward's
+    operations on real tokens against a square product of the same precision, the best round of either.
     """
-    on = resolve_device(device)
+    began, on = time.perf_counter(), resolve_device(device)
     precision = precision if precision != "auto" else ("float16" if on.type == "cuda" else "float32")
     found, size = resolve(encoder), SIZES[on.type, quick]
-    say(f"measuring {found.name} on {on} in {precision}: {size.rows} rows of {task} ({data}), {size.rounds} rounds")
+    say(f"measuring {found.name} on {on} in {precision}: {size.rows} rows of {task} ({data})")
     source = open_source(task, data)
     rows = list(itertools.islice(itertools.cycle(itertools.islice(source.rows("train"), size.rows)), size.rows))
     loaded = load(found, found.max_length, on, precision, None)
@@ -79,10 +84,14 @@ def bench(
     peak = 0.0
     with bar("measuring", size.rounds * len(ways), "runs") as progress:
         for name, way in ways.items():
-            # A short way is warmed up by running it, a long one has nothing left to warm.
-            if name != "published":
+            # A short way is warmed up by running it, a long one has nothing left to warm; texts go the forward's way.
+            if name not in ("published", "texts"):
                 way()
-        for _ in range(size.rounds):
+        before = now = time.perf_counter()
+        for number in range(size.rounds):
+            before, now = now, time.perf_counter()
+            if number >= 2 and now + (now - before) - began > size.seconds:
+                break
             for name, way in ways.items():
                 peak = max(peak, _peak(product, size.side, on))
                 seconds[name].append(_timed(way, on))
@@ -96,8 +105,11 @@ def _document(
 ) -> dict[str, Any]:  # fmt: skip
     median = {name: statistics.median(times) for name, times in seconds.items()}
     rows, operations = size.rows, _operations(encoder, tokens.lengths)
-    forward = median["forward"] / rows
-    theirs = median.get("sentence_transformers")
+    theirs = "sentence_transformers" in seconds
+
+    def against(way: str, ours: str) -> float:
+        return statistics.median(one / other for one, other in zip(seconds[way], seconds[ours], strict=True))
+
     return {
         "encoder": encoder.name,
         "device": torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else _processor(),
@@ -109,14 +121,14 @@ def _document(
         "tokens": len(tokens.ids),
         "rows_per_second": rows / median["texts"],
         "tokens_per_second": len(tokens.ids) / median["texts"],
-        "share_of_matmul_peak": operations / median["forward"] / peak if operations else None,
+        "share_of_matmul_peak": operations / min(seconds["forward"]) / peak if operations else None,
         "matmul_peak_tflops": peak / 1e12,
-        "speedup_vs_padded": median["padded"] / rows / forward,
-        "speedup_vs_published": median["published"] / size.published_rows / forward,
-        "speedup_vs_sentence_transformers": None if theirs is None else theirs / median["texts"],
+        "speedup_vs_padded": against("padded", "forward"),
+        "speedup_vs_published": against("published", "forward") * rows / size.published_rows,
+        "speedup_vs_sentence_transformers": against("sentence_transformers", "texts") if theirs else None,
         "seconds": {name: [round(value, 4) for value in times] for name, times in seconds.items()},
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")}
-        | ({"sentence-transformers": version("sentence-transformers")} if theirs is not None else {}),
+        | ({"sentence-transformers": version("sentence-transformers")} if theirs else {}),
     }
 
 
