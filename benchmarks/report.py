@@ -10,6 +10,7 @@ benchmarks/report.md.
 import argparse
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -102,14 +103,15 @@ def main():
             page = Path(folder) / "report.html"
             command = [sys.executable, "fit_heads.py", "report", "--results", str(results), "--out", str(page),
                        "--cache", folder]  # fmt: skip
-            begin = time.perf_counter()
+            begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(command, check=True, cwd=Path(__file__).parents[1], stdout=subprocess.DEVNULL)
-            seconds = time.perf_counter() - begin
+            seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+            busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             sizes = [path.stat().st_size / 1e6 for path in (results, page)]
             total = 20 * seeds * configurations
-            lines.append(
-                f"| {seeds} | {configurations} | {total:,} | {sizes[0]:.0f} | {seconds:.1f} | {sizes[1]:.2f} |"
-            )
+            measured = (f"{sizes[0]:.0f}", f"{seconds:.1f}", f"{busy:.1f}", f"{sizes[1]:.2f}")
+            cells = (str(seeds), str(configurations), f"{total:,}", *measured)
+            lines.append("| " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
     text = [
         f"# The report of {heads:,} heads",
@@ -117,8 +119,8 @@ def main():
         "Made-up sweeps of four tasks (277, 408, 872, 1,043 reported rows) and five families; the whole command,",
         "imports included. Bars: 30 s, 5 MB.",
         "",
-        "| seeds | configurations of a family | heads | database MB | seconds | report MB |",
-        "|---|---|---|---|---|---|",
+        "| seeds | configurations of a family | heads | database MB | seconds | processor seconds | report MB |",
+        "|---|---|---|---|---|---|---|",
         *lines,
         "",
         f"`python benchmarks/report.py --heads {heads}` on {os.cpu_count()} cores ({platform.machine()}), busy with "

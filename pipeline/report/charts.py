@@ -14,6 +14,8 @@ __all__ = ["cost", "critical_difference", "differences", "learning", "scores", "
 
 #: Marks drawn for one family in one picture; of more, an even selection by rank.
 SEEDS, CONFIGURATIONS = 60, 240
+#: Families up to which bands beside their curves can be told apart.
+BANDS = 5
 _GUTTER, _ROW = 86.0, 24.0
 
 
@@ -178,7 +180,7 @@ def learning(place: Place, loss: bool) -> Frame | None:
     frame.y_axis(y, what)
     for (family, column), mean in means.items():
         spots = thin(list(enumerate(mean, 1)), 100)
-        if not loss and len(found[family]) > 1:
+        if not loss and len(found[family]) > 1 and len(found) <= BANDS:
             spread = np.nanstd(found[family][:, :, column], 0)
             frame.band(
                 [(x(e), _within(y(v - spread[e - 1]), frame), _within(y(v + spread[e - 1]), frame)) for e, v in spots],

@@ -138,7 +138,7 @@ def _functions(findings: Findings) -> list[tuple[str, Markup]]:
         head = _best_head(findings.path, place.chosen[family].ids, place.metric)
         learned = learned_functions(folder / head, place.label)
         if isinstance(learned, LearnedFunctions):
-            caption = f"{family} on {place.label}, head {learned.head}, as functions {learned.note}"
+            caption = f"{family} on {place.label}: functions {learned.note}"
             found.append((caption, row_charts.functions(learned).svg()))
         else:
             found.append((f"{family} on {place.label}: {learned}", Markup("")))

@@ -25,7 +25,7 @@ def calibration(place: Place) -> Frame | None:
     if not found:
         return None
     classes = next(iter(found.values())).counts.shape[0]
-    frame = Frame(max(236, 52 + 15 * len(found)), f"Calibration on {place.label}", (40, 22, 138, 36))
+    frame = Frame(max(236, 52 + 15 * len(found)), f"Calibration on {place.label}", (40, 22, 150, 36))
     x = Scale(1 / classes, 1, frame.left, frame.right)
     lowest = min(float((one.bins[2][full] / one.bins[0][full]).min()) for one, full in _full(found.values()))
     y = Scale(min(math.floor(10 * lowest) / 10, 0.5), 1, frame.bottom, frame.top)
@@ -132,6 +132,6 @@ def functions(learned: LearnedFunctions) -> Frame:
         frame.path([(x(float(a)), y(float(b))) for a, b in zip(learned.grid, curve, strict=True)],
                    f"curve s{slot(learned.family)}")  # fmt: skip
         frame.add(text(left, top - 3, name, "s"))
-    frame.add(text(3, frame.height - 4, f"inputs {learned.grid[0]:.1f} to {learned.grid[-1]:.1f}, outputs "
-                   f"{-largest:.2g} to {largest:.2g}", "s"))  # fmt: skip
+    span = f"inputs {learned.grid[0]:.1f} to {learned.grid[-1]:.1f}, outputs {-largest:.2g} to {largest:.2g}"
+    frame.add(text(3, frame.height - 4, f"{span}; head {learned.head}".replace("-", "−"), "s"))
     return frame

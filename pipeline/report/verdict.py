@@ -1,6 +1,7 @@
 """The verdict in words: what was found, how large a difference can be excluded, and what cannot be concluded."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -105,6 +106,9 @@ def _tasks(found: Sequence[tuple[Place, str]]) -> str:
     families: dict[str, list[str]] = {}
     for place, kan in found:
         families.setdefault(place.label, []).append(kan)
+    if len(families) > LISTED:
+        counts = Counter(kan for _, kan in found)
+        return f"{len(families)} tasks ({', '.join(f'{kan} on {count}' for kan, count in counts.most_common())})"
     return ", ".join(f"{label} ({', '.join(names)})" for label, names in families.items())
 
 
@@ -146,7 +150,7 @@ def _sentence(place: Place) -> str:
     parts += [f"{first} beats {', '.join(others)}." for first, others in gains.items()]
     rest = [one.bound for one in place.comparisons if not one.found and not math.isnan(one.bound)]
     if rest:
-        which = "Between the other families" if found else "Between families"
+        which = "Between other pairs" if found else "Between families"
         parts.append(f"{which} no difference larger than {points(max(rest))} was found.")
     only = sum(one.q_seeds < 0.05 and not one.found for one in place.comparisons)
     if only:
