@@ -94,4 +94,13 @@ FACTS: dict[str, Facts] = {
         "Three whole networks, trained together; the sum is taken of their logits (2 * O operations), not of their "
         "layers.",
     ),
+    "kan": Facts(
+        "y_o = sum over i of s_io silu(x_i) + r_io sum over j of c_ioj B_j(x_i)",
+        "D * O * (G + k + 2)",
+        "2 * D * O * (G + k + 1) + D * (4 + 2 * (G + 2 * k) + k * (8 * G + 12 * k - 4))",
+        "pykan's network with its starts, its penalty, its grids that follow the data and its optimiser (LBFGS): to "
+        "look inside one head of few inputs (16 at most), which is why it is fitted by a loop of its own and not in "
+        "packs. Its splines are charged at the length of their recursion, since their knots are not even.",
+        "https://github.com/KindXiaoming/pykan",
+    ),
 }

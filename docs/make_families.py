@@ -16,9 +16,9 @@ from docs.family_facts import FACTS, SPLINE_FLOPS
 from docs.generated import write_or_check
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters, product_flops, training_flops
-from pipeline.heads.families import ACTIVATIONS, PACKABLE, build_network
+from pipeline.heads.families import ACTIVATIONS, HEADS, PACKABLE, build_network
 from pipeline.heads.kanbefair import published_cost
-from pipeline.heads.network import Grid, LayerSpec
+from pipeline.heads.network import Branch, Grid, LayerSpec
 from pipeline.heads.resolve import resolve
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ have, and every edge of a KAN the splines that its input needs only once
 |---|---:|---:|---:|
 {matched}
 
+`kan` reads at most 16 features and is not among them. One of {kan}.
+
 ## The families
 
 Symbols, for one layer: D inputs, O outputs, G intervals or frequencies (`--grid`), k order or degree (`--order`), K
@@ -94,6 +96,13 @@ def _matched() -> Iterator[str]:
         yield f"| `{shape.head}` | {hidden} | {parameters(network):,} | {forward_flops(network):,} |"
 
 
+def _kan() -> str:
+    config = resolve("kan", seed=0, features="reduced")
+    network = build_network(config, 8, OUTPUTS)
+    widths = "-".join(map(str, (8, *config.hidden, OUTPUTS)))
+    return f"{widths} has {parameters(network):,} parameters and takes {forward_flops(network):,} FLOPs a row forward"
+
+
 def page() -> str:
     """The text of docs/families.md. Raises `KeyError` for a family of the registry that `FACTS` lacks."""
     costs = [_numbers(f"`{family}`", _config(family)) for family in PACKABLE]
@@ -103,10 +112,11 @@ def page() -> str:
         inputs=INPUTS,
         outputs=OUTPUTS,
         costs="\n".join(costs),
+        kan=_kan(),
         matched="\n".join(_matched()),
         spline=f"`{SPLINE_FLOPS}`",
     )
-    return intro + "".join(f"\n{_section(family)}" for family in PACKABLE)
+    return intro + "".join(f"\n{_section(family)}" for family in HEADS)
 
 
 def _section(family: str) -> str:
@@ -121,7 +131,7 @@ def _section(family: str) -> str:
 
 - Parameters of a layer: `{facts.parameters}`
 - FLOPs of a layer, one row forward: `{facts.flops}`
-- Source: {PACKABLE[family].source}{facts.link and f" ({facts.link})"}
+- Source: {HEADS[family].source}{facts.link and f" ({facts.link})"}
 
 ![{_caption(family)}](families/{family}.svg)
 """
@@ -139,7 +149,11 @@ def _caption(family: str) -> str:
 
 
 def _layer(family: str) -> LayerSpec:
-    """A layer behind the first, where every branch of a family shows."""
+    """A layer behind the first, where every branch of a family shows; pykan's has even knots before it sees data."""
+    if HEADS[family].own_loop:
+        config = _config(family)
+        grid = Grid(*config.grid_range, intervals=config.grid, order=config.order)
+        return LayerSpec(1, OUTPUTS, (Branch("b_spline"), Branch("silu")), grid)
     return build_network(_config(family), INPUTS, OUTPUTS).layers[-1]
 
 
@@ -153,13 +167,13 @@ def pictures() -> dict[str, str]:
         "axes.axisbelow": True, "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "lines.linewidth": 1.5,
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        return {family: _picture(family) for family in PACKABLE}
+        return {family: _picture(family) for family in HEADS}
 
 
 def _picture(family: str) -> str:
     from matplotlib.figure import Figure
 
-    panels = PACKABLE[family].stacks or PANELS.get(family, (family,))
+    panels = HEADS[family].stacks or PANELS.get(family, (family,))
     figure = Figure(figsize=(9.6 if len(panels) > 1 else 7.2, 2.4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         DRAWN.get(panel, _draw_bases)(axes, panel)
@@ -240,7 +254,7 @@ def main(arguments: list[str]) -> int:
     """
     text, check = {HERE / "families.md": page()}, "--check" in arguments
     if check:
-        missing = [path for family in PACKABLE if not (path := _place(family)).is_file()]
+        missing = [path for family in HEADS if not (path := _place(family)).is_file()]
         for path in missing:
             print(f"{path}: missing; run make docs", file=sys.stderr)
         return write_or_check(text, check=True) or int(bool(missing))

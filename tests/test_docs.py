@@ -6,14 +6,14 @@ from docs.family_facts import FACTS, SPLINE_FLOPS
 from docs.generated import write_or_check
 from docs.make_families import HERE, page
 from pipeline.heads.cost import forward_flops, parameters
-from pipeline.heads.families import PACKABLE, build_network
+from pipeline.heads.families import HEADS, PACKABLE, build_network
 from pipeline.heads.network import BASES, NetworkSpec
 from pipeline.heads.resolve import resolve
 
 
 def test_every_family_stands_in_the_page_with_a_picture():
-    assert set(FACTS) == set(PACKABLE)
-    for family in PACKABLE:
+    assert set(FACTS) == set(HEADS)
+    for family in HEADS:
         assert (HERE / "families" / f"{family}.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert (HERE / "families.md").read_text(encoding="utf-8") == page(), "run make docs"
 
@@ -33,6 +33,15 @@ def test_the_pages_formulas_are_the_counted_costs(family, hidden, outputs, grid,
     symbols["S"] = eval(SPLINE_FLOPS, {}, symbols)
     assert eval(FACTS[family].parameters, {}, symbols) == parameters(NetworkSpec((layer,)))
     assert eval(FACTS[family].flops, {}, symbols) == forward_flops(NetworkSpec((layer,)))
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "grid", "order"), [(8, 2, 5, 3), (3, 1, 1, 1), (16, 4, 7, 5)])
+def test_the_pages_formulas_of_pykans_network(inputs, outputs, grid, order):
+    options = {"hidden": (), "grid": grid, "order": order}
+    network = build_network(resolve("kan", seed=0, features="reduced", options=options), inputs, outputs)
+    symbols = {"D": inputs, "O": outputs, "G": grid, "k": order}
+    assert eval(FACTS["kan"].parameters, {}, symbols) == parameters(network)
+    assert eval(FACTS["kan"].flops, {}, symbols) == forward_flops(network)
 
 
 def test_a_page_that_is_out_of_date_is_named_and_written(tmp_path, capsys):

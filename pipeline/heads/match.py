@@ -5,6 +5,7 @@ A matched width goes into the head's configuration, so that its name and its res
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError, UnmatchedError
@@ -21,6 +22,8 @@ COSTS = ("counted", "kanbefair")
 TOLERANCE = 0.02
 #: No hidden layer grows beyond this; a budget that needs more is a slip of the pen.
 WIDEST = 1 << 16
+#: Training decides no shape: heads that differ in nothing else get the same widths.
+SAME = {"seed": 0, "epochs": 1, "batch_size": 1, "lr": 0.0, "weight_decay": 0.0, "clip": 0.0}
 #: Larger widths of a family that cannot reach a budget, tried to name a budget that all can.
 SUGGESTIONS = 64
 
@@ -81,13 +84,28 @@ def fit_widths(hidden: Sequence[int], budget: int, cost: Callable[[tuple[int, ..
     low, high = 0.0, 1.0
     while cost(_scaled(hidden, high)) < budget and max(hidden) * high < WIDEST:
         low, high = high, 2 * high
-    # The scale where the budget is passed, to less than the distance of two of the widths' steps.
+    # The scale where the budget is passed: between two widths of one layer, or where several layers grow at once.
     for _ in range(64):
+        if sum(_scaled(hidden, high)) - sum(_scaled(hidden, low)) <= 1:
+            break
         middle = (low + high) / 2
         low, high = (middle, high) if cost(_scaled(hidden, middle)) <= budget else (low, middle)
     before, after = _scaled(hidden, low), _scaled(hidden, high)
     between = [(*after[:layer], *before[layer:]) for layer in range(len(hidden) + 1)]
     return min(between, key=lambda widths: abs(cost(widths) - budget))
+
+
+@lru_cache(maxsize=4096)
+def _fitted(
+    shape: HeadConfig, budget: int, inputs: int, outputs: int, match: str, cost: str
+) -> tuple[tuple[int, ...], int]:
+    """The widths of a shape, and their cost; searches and lists of learning rates ask for the same again and again."""
+
+    def cost_at(hidden: tuple[int, ...]) -> int:
+        return cost_of(replace(shape, hidden=hidden), inputs, outputs, match, cost)
+
+    widths = fit_widths(shape.hidden, budget, cost_at)
+    return widths, cost_at(widths)
 
 
 class Matching:
@@ -146,15 +164,13 @@ class Matching:
         return self._cost(replace(reference, hidden=shape.hidden or reference.hidden), inputs, outputs)
 
     def _size(self, config: HeadConfig, budget: int | None, inputs: int, outputs: int) -> tuple[HeadConfig, Match]:
-        def cost(hidden: tuple[int, ...]) -> int:
-            return self._cost(replace(config, hidden=hidden), inputs, outputs)
-
         options = tuple((name, getattr(config, name)) for name in HEADS[config.head].options if name != "hidden")
         place = (config.head, inputs, outputs, options, self.match, budget)
+        found = self._cost(config, inputs, outputs)  # raises where there is no formula
         if not config.hidden or budget is None:
-            return config, Match(*place, None, self._cost(config, inputs, outputs), None)
-        widths = fit_widths(config.hidden, budget, cost)
-        return replace(config, hidden=widths), Match(*place, widths, cost(widths), cost(widths) / budget - 1)
+            return config, Match(*place, None, found, None)
+        widths, found = _fitted(replace(config, **SAME), budget, inputs, outputs, self.match, self.cost)
+        return replace(config, hidden=widths), Match(*place, widths, found, found / budget - 1)
 
     def _reached_by_all(
         self, shapes: Sequence[HeadConfig], worst: HeadConfig, hidden: tuple[int, ...], inputs: int, outputs: int
