@@ -89,7 +89,15 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
         click.option("--dropout", type=number, help="Share of hidden units dropped in a step.  [0]"),
         click.option("--spline-l1", type=number, help="Weight of efficient-kan's L1 of spline weights.  [0]"),
         click.option("--spline-entropy", type=number, help="Weight of efficient-kan's entropy of them.  [0]"),
-        click.option("--grid", type=integer, help="Intervals of a spline grid; frequencies of fourier_kan.  [5]"),
+        click.option(
+            "--grid", type=integer if several else Values(int, several=True),
+            help="Intervals of a spline grid; frequencies of fourier_kan.  [5]",
+        ),
+        click.option(
+            "--grid-epochs", type=Numbers(int, "E,.."), multiple=several,
+            help="Epochs for each number of --grid, which then are the stages of one head: --grid 5,10,20 "
+            "--grid-epochs 10,5,5 trains on a growing grid.",
+        ),
         click.option("--order", type=integer, help="Order of the splines; degree of cheby_kan; 1 to 5.  [3]"),
         click.option("--centres", type=integer, help="Centres of radial and switch bases.  [8]"),
         click.option(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import DeviceError, ResultsError
+from pipeline.errors import ConfigError, DeviceError, ResultsError
 from pipeline.sweep.costs import with_costs
 from pipeline.sweep.results import Results
 from pipeline.sweep.run import SweepResult, heads_folder, run_sweep
@@ -70,8 +70,13 @@ def fit(
     given = {name: value for name, value in options.items() if value is not None}
     table = {"task": task, "head": head, "protocol": protocol, "seeds": seed} | given
     table |= {name: value for name, value in (("encoder", encoder), ("features", features)) if value is not None}
+    product = product_from(table, "fit")
+    for name, values in product.options.items():
+        if not isinstance(values, tuple) or len(values) > 1:
+            hint = "; give --grid-epochs for a grid that grows" if name == "grid" else ""
+            raise ConfigError(f"--{name.replace('_', '-')}: expected one value, found {values}{hint}")
     done = run_sweep(
-        [product_from(table, "fit")],
+        [product],
         cache=Path(cache),
         results=Path(results),
         device=device,

@@ -85,6 +85,10 @@ class PlainEngine:
         penalty = SplinePenalty(configs, network, device) if penalised else None
         self.step = TrainingStep(network, tensors, self.optimiser, dropout, penalty)
 
+    def resume(self, steps: int, diverged_at: Tensor) -> None:
+        """Go on where another engine was after `steps` steps, with moments that are zero."""
+        self.optimiser.restart(steps, diverged_at)
+
     @property
     def diverged_at(self) -> Tensor:
         """The step at which each head diverged [heads], -1 where it did not."""

@@ -25,8 +25,16 @@ class PackedAdamW:
         self.first = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
         self.second = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
         self.scratch = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
-        self.steps = 0
+        self.steps = self.since = 0
         self.diverged_at = torch.full_like(lr, -1, dtype=torch.int64)
+
+    def restart(self, steps: int, diverged_at: Tensor) -> None:
+        """Go on as after `steps` steps with moments that are zero: weights have been given other functions to weigh."""
+        for moments in (self.first, self.second):
+            for tensor in moments.values():
+                tensor.zero_()
+        self.steps = self.since = steps
+        self.diverged_at = diverged_at.clone()
 
     def step(self, gradients: Mapping[str, Tensor], loss: Tensor, share: float) -> None:
         """One step with gradients [heads, ...] (overwritten), losses [heads] and the schedule's share of the rate."""
@@ -38,7 +46,8 @@ class PackedAdamW:
         frozen = self.diverged_at >= 0
         clipped = (self.clip / (norm + 1e-6)).clamp(max=1.0)
         rate = self.lr * share
-        correction1, correction2 = 1 - self.BETA1**self.steps, 1 - self.BETA2**self.steps
+        age = self.steps - self.since
+        correction1, correction2 = 1 - self.BETA1**age, 1 - self.BETA2**age
         any_frozen = bool(frozen.any())
         for name, tensor in self.tensors.items():
             gradient, first, second = gradients[name], self.first[name], self.second[name]

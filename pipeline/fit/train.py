@@ -4,7 +4,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ from pipeline.fit.engine import Engine, Epoch, PlainEngine
 from pipeline.fit.predict import FirstLayer, outputs, split_loss, split_metrics
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
+from pipeline.heads.extend import extend_grid
 from pipeline.heads.families import HEADS, build_network
 from pipeline.heads.network import NetworkSpec
+from pipeline.heads.schedule import stages
 from pipeline.heads.starts import stack, start
 from pipeline.metrics import metric_value
+from pipeline.progress import say
 
 __all__ = ["Outcome", "train_pack"]
 
@@ -71,7 +74,6 @@ class _Best:
     loss: np.ndarray
     epoch: np.ndarray
     selection: list[dict[str, float]]
-    curves: list[list[tuple[float, float, float]]] = field(default_factory=list)
 
     def keep(self, heads: np.ndarray, current: dict[str, Tensor]) -> None:
         """Copy the current tensors of some heads."""
@@ -87,37 +89,59 @@ class _Pack:
     def __init__(self, configs: Sequence[HeadConfig], data: FitData, device: torch.device) -> None:
         self.configs, self.data, self.device = configs, data, device
         self.shape = configs[0]
-        self.network = build_network(self.shape, data.inputs, data.outputs)
-        tensors = {
-            name: tensor.to(device)
-            for name, tensor in stack([start(config, self.network) for config in configs]).items()
-        }
-        self.train = FirstLayer(self.network, data.features["train"], device)
+        self.stages = stages(self.shape)
+        self.network = build_network(replace(self.shape, grid=self.stages[0]), data.inputs, data.outputs)
         self.targets = data.targets.to(device)
-        self.engine = choose_engine(self.network, self.shape, device)(
-            self.network, tensors, configs, self.train, self.targets
+        self._begin(
+            {
+                name: tensor.to(device)
+                for name, tensor in stack([start(config, self.network) for config in configs]).items()
+            }
         )
         seeds = sorted({config.seed for config in configs})
         self.replicates = [replicate(data, seed, self.shape.protocol) for seed in seeds]
         self.replicate_of = torch.tensor([seeds.index(config.seed) for config in configs])
         self.steps = -(-len(self.replicates[0].train) // self.shape.batch_size)
-        heads = len(configs)
+        self.curves: list[list[tuple[float, float, float]]] = [[] for _ in configs]
+
+    def _begin(self, tensors: dict[str, Tensor]) -> None:
+        """An engine, rows and a best epoch for the network as it is now, from these tensors."""
+        self.train = FirstLayer(self.network, self.data.features["train"], self.device)
+        self.validation = None
+        if self.shape.protocol == "published":
+            self.validation = FirstLayer(self.network, self.data.features[self.data.reported[0]], self.device)
+        self.engine = choose_engine(self.network, self.shape, self.device)(
+            self.network, tensors, self.configs, self.train, self.targets
+        )
+        heads = len(self.configs)
         self.best = _Best(
             {name: tensor.clone() for name, tensor in self.engine.tensors.items()},
-            np.full(heads, -np.inf), np.full(heads, np.inf), np.zeros(heads, np.int64), [{} for _ in configs],
-            [[] for _ in configs],
+            np.full(heads, -np.inf), np.full(heads, np.inf), np.zeros(heads, np.int64), [{} for _ in self.configs],
         )  # fmt: skip
+
+    def _extend(self, epoch: int, intervals: int) -> None:
+        """The same functions on another grid; what was best before had another shape, so the choice begins anew."""
+        diverged, old = self.engine.diverged_at, self.stages[max(at for at in self.stages if at < epoch)]
+        found = extend_grid(self.engine.tensors, self.network, intervals)
+        how = "nested, functions stay as they are" if found.nested else "not nested, functions are least-squares fits"
+        say(f"{self.shape.head}: grid {old} to {intervals} before epoch {epoch + 1}: {how}")
+        self.network = found.network
+        self._begin(found.tensors)
+        self.engine.resume(epoch * self.steps, diverged)
 
     def run_epoch(self, epoch: int) -> np.ndarray:
         """Train one epoch; returns the mean training loss of every head [heads]."""
+        if epoch and epoch in self.stages:
+            self._extend(epoch, self.stages[epoch])
         order = torch.from_numpy(np.stack([one.order(epoch) for one in self.replicates]))
         work = Epoch(order, self.replicate_of, self.shape.batch_size, epoch, self.shape.epochs)
         return self.engine.run(work).cpu().numpy()
 
-    def select(self, epoch: int, training_loss: np.ndarray, validation: FirstLayer | None) -> None:
+    def select(self, epoch: int, training_loss: np.ndarray) -> None:
         """Score every head on its selection rows and keep those that improved."""
         scores, losses = np.full(len(self.configs), np.nan), np.full(len(self.configs), np.nan)
         found: list[dict[str, float]] = [{} for _ in self.configs]
+        validation = self.validation
         for heads, one in self._groups(validation is not None):
             tensors = {name: tensor[heads] for name, tensor in self.engine.tensors.items()}
             if validation is None:
@@ -142,7 +166,7 @@ class _Pack:
         for head in np.flatnonzero(better):
             best.selection[head] = found[head]
         for head in np.flatnonzero(sound):
-            best.curves[head].append((float(training_loss[head]), float(losses[head]), float(scores[head])))
+            self.curves[head].append((float(training_loss[head]), float(losses[head]), float(scores[head])))
         best.keep(np.flatnonzero(better), self.engine.tensors)
 
     def _targets_of(self, labels: np.ndarray) -> Tensor:
@@ -184,7 +208,7 @@ class _Pack:
                     selection={} if failed else self.best.selection[head],
                     metrics={} if failed else metrics,
                     outputs={} if failed else {split: values[head] for split, (_, values) in by_split.items()},
-                    curve=self.best.curves[head],
+                    curve=self.curves[head],
                     tensors={name: tensor[head].clone() for name, tensor in tensors.items()},
                     parameters=parameters(self.network),
                     flops=forward_flops(self.network),
@@ -213,11 +237,8 @@ def train_pack(
     order = sorted(range(len(configs)), key=lambda head: configs[head].seed)
     begin = time.perf_counter()
     pack = _Pack([configs[head] for head in order], data, device)
-    validation = None
-    if pack.shape.protocol == "published":
-        validation = FirstLayer(pack.network, data.features[data.reported[0]], device)
     for epoch in range(pack.shape.epochs):
-        pack.select(epoch, pack.run_epoch(epoch), validation)
+        pack.select(epoch, pack.run_epoch(epoch))
         on_epoch()
     done = pack.outcomes(time.perf_counter() - begin)
     return [done[order.index(head)] for head in range(len(configs))]

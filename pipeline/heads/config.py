@@ -53,6 +53,8 @@ class HeadConfig:
     dropout: float | None = None
     spline_l1: float | None = None
     spline_entropy: float | None = None
+    earlier_grids: tuple[int, ...] | None = None
+    grid_epochs: tuple[int, ...] | None = None
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -92,9 +94,10 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 #: Options that came later, and their defaults where a family has none of its own (`Family.defaults`).
 LATER: dict[str, Any] = {
     "base": None, "layer_norm": None, "dropout": 0.0, "spline_l1": 0.0, "spline_entropy": 0.0,
+    "earlier_grids": None, "grid_epochs": None,
 }  # fmt: skip
 #: Options that every engine must know of before it trains a head with them.
-EXTRAS = ("dropout", "spline_l1", "spline_entropy")
+EXTRAS = ("dropout", "spline_l1", "spline_entropy", "grid_epochs")
 
 #: `clean` standardises features, so one range suits every basis; `published` keeps each package's own.
 CLEAN_RANGE = (-3.0, 3.0)

@@ -20,7 +20,8 @@ ACTIVATIONS = (
 BASES_OF_BASE = {"zero": (), "identity": (Branch("identity"),), "silu": (Branch("silu"),)}
 
 _KAN = ("hidden", "base", "layer_norm", "dropout", "spline_l1", "spline_entropy")
-_SPLINE = (*_KAN, "grid", "order", "grid_range")
+_GRID = ("grid", "earlier_grids", "grid_epochs")
+_SPLINE = (*_KAN, *_GRID, "order", "grid_range")
 _CENTRES = (*_KAN, "centres", "grid_range")
 
 
@@ -112,7 +113,7 @@ HEADS: dict[str, Family] = {
         defaults={"base": "zero", "layer_norm": True},
     ),
     "fourier_kan": Family(
-        (*_KAN, "grid"), _kan("fourier_kan", "fourier", bias=True), "fourier_kan", source="FR-KAN, arXiv 2408.08803",
+        (*_KAN, *_GRID), _kan("fourier_kan", "fourier", bias=True), "fourier_kan", source="FR-KAN, arXiv 2408.08803",
         defaults={"base": "zero", "layer_norm": False},
     ),
     "cheby_kan": Family(
@@ -120,7 +121,7 @@ HEADS: dict[str, Family] = {
         defaults={"base": "zero", "layer_norm": False},
     ),
     "bspline_mlp": Family(
-        ("hidden", "activation", "layer_norm", "dropout", "grid", "order", "grid_range"), _bspline_mlp, "kanbefair",
+        ("hidden", "activation", "layer_norm", "dropout", *_GRID, "order", "grid_range"), _bspline_mlp, "kanbefair",
         (-1.0, 1.0), "KANbeFair, arXiv 2407.16674", defaults={"activation": "none", "layer_norm": False},
     ),
     "ensemble_kan": Family(

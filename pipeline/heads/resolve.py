@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.config import CLEAN_RANGE, FEATURES, LATER, PROTOCOLS, SCALES, HeadConfig
 from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, HEADS
+from pipeline.heads.schedule import scheduled
 
 __all__ = ["option_type", "resolve"]
 
@@ -17,8 +18,9 @@ _KINDS: dict[str, type] = {
     "scale": str, "starts": str, "activation": str, "spline_scaler": bool,
     "base": str, "layer_norm": bool, "optimiser": str, "lamb": float, "lamb_entropy": float,
     "dropout": float, "spline_l1": float, "spline_entropy": float,
+    "earlier_grids": int, "grid_epochs": int,
 }  # fmt: skip
-_SEQUENCES = ("hidden", "grid_range")
+_SEQUENCES = ("hidden", "grid_range", "earlier_grids", "grid_epochs")
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
 
 
@@ -54,7 +56,7 @@ def resolve(
     if features not in FEATURES:
         raise UnknownNameError("feature", features, tuple(FEATURES))
     family = HEADS[head]
-    given = {name: value for name, value in (options or {}).items() if value is not None}
+    given = scheduled({name: value for name, value in (options or {}).items() if value is not None})
     if unknown := sorted(set(given) - {field.name for field in fields(HeadConfig)}):
         raise UnknownNameError("option", unknown[0], tuple(field.name for field in fields(HeadConfig)))
     defaults = PROTOCOLS[protocol] | {"grid_range": CLEAN_RANGE if protocol == "clean" else family.package_range}

@@ -16,10 +16,12 @@ __all__ = ["Product", "parse_seeds", "read_spec"]
 
 #: Options of a head that a sweep takes lists of.
 HEAD_OPTIONS = tuple(
-    field.name for field in fields(HeadConfig) if field.name not in ("head", "protocol", "seed", "features")
+    field.name
+    for field in fields(HeadConfig)
+    if field.name not in ("head", "protocol", "seed", "features", "earlier_grids")
 )
 #: An option whose single value is a list already: a list of it is a list of lists.
-_SEQUENCES = ("hidden", "grid_range")
+_SEQUENCES = ("hidden", "grid_range", "grid_epochs")
 #: Keys that hold for a product as a whole, and their types.
 _SCALARS: dict[str, type] = {
     "match": str, "budget": int, "cost": str, "search": str, "trials": int, "search_seed": int,
@@ -158,7 +160,11 @@ def product_from(table: Mapping[str, Any], where: str) -> Product:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ConfigError(f"{where}: expected {_KINDS[kind]} for {name!r}, found {value!r}")
         given[name] = value
-    return Product(**given, options={name: _listed(name, keys[name]) for name in HEAD_OPTIONS if name in keys})
+    # With epochs for each of them, several grids are the stages of one head, not one head each.
+    options = {name: _listed(name, keys[name]) for name in HEAD_OPTIONS if name in keys}
+    if "grid_epochs" in keys and "grid" in keys:
+        options["grid"] = _plainly_listed("grid_epochs", keys["grid"])
+    return Product(**given, options=options)
 
 
 def read_spec(path: Path, options: Mapping[str, Any] | None = None) -> list[Product]:
