@@ -130,6 +130,6 @@ def load_head(head: str | Path, *, results: str | Path = RESULTS) -> "SavedHead"
     folder = Path(head)
     if not (folder / "config.json").is_file():
         folder = heads_folder(Path(results)) / str(head)
-    if not folder.is_dir():
+    if not str(head) or not folder.is_dir():
         raise ResultsError(f"head {str(head)!r}: expected a head's folder or an id in {folder.parent}, found neither")
     return load(folder)

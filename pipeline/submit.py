@@ -173,7 +173,7 @@ def _chosen(
     from pipeline.api import load_head
 
     found: dict[str, _Choice] = {}
-    for name in heads:
+    for name in dict.fromkeys(heads):
         head = load_head(name, results=results).usable()
         task = head.provenance["task"]
         if task not in {file.head_task for file in FILES} or head.labels != TASKS[task].labels:

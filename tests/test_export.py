@@ -495,6 +495,9 @@ def test_a_wrong_state_dict_is_one_line(trained, tmp_path, name):
     ("arguments", "words"),
     [
         (("export", "nope"), "head 'nope': expected a head's folder or an id"),
+        (("export", ""), "head '': expected a head's folder or an id"),
+        (("export", "ID", "--out", "FILE/below"), "expected to write an export"),
+        (("load", "none"), "none: expected an exported folder or a safetensors file, found nothing"),
         (("export", "ID", "--format", "pickle"), "unknown format 'pickle': expected one of torch, safetensors, onnx"),
         (("export", "ID", "--out", "HEADS"), "expected a new folder, found other things there"),
         (("export", "ID", "--out", "HEADS", "--force"), "expected a new folder, found other things there"),
@@ -517,7 +520,7 @@ def test_mistakes_are_one_line(trained, tmp_path, arguments, words):
     (tmp_path / "empty").mkdir()
     places = {"ID": ids["mlp"], "HEADS": str(head), "FILE": str(tmp_path / "file"), "PICKLE": str(tmp_path / "p.pt"),
               "EMPTY": str(tmp_path / "empty")}  # fmt: skip
-    done = run(trained, *(places.get(one, one) for one in arguments))
+    done = run(trained, *(places.get(one, one.replace("FILE/", str(tmp_path / "file") + "/")) for one in arguments))
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert words in done.stderr

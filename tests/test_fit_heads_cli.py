@@ -240,7 +240,17 @@ def in_a_fresh_process(code, *arguments):
     )
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("sweep", "--help"), ("table", "--help")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("predict", "--help"),
+        ("submit", "--help"),
+        ("run", "--help"),
+        ("sweep", "--help"),
+        ("table", "--help"),
+    ],
+)
 def test_help_imports_nothing_heavy(arguments):
     done = in_a_fresh_process(LOOK, *arguments)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

@@ -61,6 +61,8 @@ def load_weights(
     splits it is evaluated; `scale` says how its inputs were scaled. Raises a `KanglueError` that names what is wrong.
     """
     path = Path(source)
+    if not path.exists():
+        raise ResultsError(f"{path}: expected an exported folder or a safetensors file, found nothing")
     if path.is_dir():
         if head or task:
             raise ConfigError(f"{path}: expected no --head and --task beside an exported folder, which knows them")
@@ -81,7 +83,7 @@ def read_state(file: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise ResultsError(f"{file}: expected an exported folder or a safetensors file, found nothing")
+        raise ResultsError(f"{file}: expected a safetensors file, found nothing; export the head again")
     try:
         return load_file(file)
     except (OSError, SafetensorError, ValueError, KeyError) as error:

@@ -84,9 +84,10 @@ def export(
     place = Path(out) if out is not None else Path(results).parent / "exports" / f"{loaded.id}-{format}"
     _check_place(place, force)
     package = PACKAGES[loaded.config.head].name if format == "safetensors" and loaded.config.head in PACKAGES else None
-    place.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    work = None
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         FORMATS[format](loaded, work)
         document = head_document(loaded) | {"format": format, "tensors_sha256": tensors_sha256(loaded.tensors)}
         text = json.dumps(document, indent=2, ensure_ascii=False)
@@ -101,7 +102,8 @@ def export(
     except OSError as error:
         raise ResultsError(f"{place}: expected to write an export ({error.strerror or error})") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
     return Exported(loaded.id, loaded.config.head, format, str(place), files, loaded.parameters)
 
 
