@@ -21,9 +21,12 @@ METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr", "rm
 
 
 def confusion_counts(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Confusion counts [heads, true class, predicted class] from predictions [heads, rows] and labels [rows]."""
+    """Confusion counts [heads, true class, predicted class] from predictions [heads, rows] and labels [rows].
+
+    Labels may differ from head to head [heads, rows], here and below.
+    """
     heads = len(predicted)
-    cell = labels[None, :] * classes + predicted
+    cell = labels * classes + predicted
     cell = cell + np.arange(heads)[:, None] * classes * classes
     return np.bincount(cell.ravel(), minlength=heads * classes**2).reshape(heads, classes, classes)
 
@@ -58,10 +61,10 @@ def count_metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson correlation of each row of a [heads, rows] with b [rows]; 0 where either does not vary."""
-    a = a - a.mean(1, keepdims=True)
-    b = b - b.mean()
-    return _ratio(a @ b, np.sqrt((a * a).sum(1) * (b @ b)))
+    """Pearson correlation of each row of a [heads, rows] with b, [rows] or a row each; 0 where either does not vary."""
+    a = a - a.mean(-1, keepdims=True)
+    b = b - b.mean(-1, keepdims=True)
+    return _ratio((a * b).sum(-1), np.sqrt((a * a).sum(-1) * (b * b).sum(-1)))
 
 
 def regression_metrics(predicted: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -73,10 +76,10 @@ def regression_metrics(predicted: np.ndarray, labels: np.ndarray) -> dict[str, n
 
     predicted, labels = predicted.astype(np.float64), labels.astype(np.float64)
     error = ((predicted - labels) ** 2).mean(1)
-    spread = np.full(len(predicted), labels.var())
+    spread = np.broadcast_to(labels.var(-1), len(predicted))
     return {
         "pearson": _correlation(predicted, labels),
-        "spearmanr": _correlation(rankdata(predicted, axis=1), rankdata(labels)),
+        "spearmanr": _correlation(rankdata(predicted, axis=1), rankdata(labels, axis=-1)),
         "rmse": np.sqrt(error),
         # Against labels that do not vary only a perfect prediction explains anything (as in scikit-learn).
         "r2": np.where(spread > 0, 1 - _ratio(error, spread), error == 0),

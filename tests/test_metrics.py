@@ -103,3 +103,18 @@ def test_stsb_is_scored_by_the_mean_of_pearson_and_spearman():
     both = metric_value({"pearson": np.array([0.0, 1.0]), "spearmanr": np.array([1.0, 1.0])}, "pearson_spearmanr")
     assert both.tolist() == [0.5, 1.0]
     assert metric_value({"f1": 0.25, "accuracy": 0.5}, "f1") == 0.25
+
+
+def test_heads_with_labels_of_their_own_score_as_each_does_alone():
+    rng = np.random.default_rng(1)
+    predicted, labels = rng.integers(0, 3, (4, 30)), rng.integers(0, 3, (4, 30))
+    together = classification_metrics(predicted, labels, 3)
+    for head in range(4):
+        alone = classification_metrics(predicted[head : head + 1], labels[head], 3)
+        assert {name: value[head] for name, value in together.items()} == {n: v[0] for n, v in alone.items()}
+    values, targets = rng.normal(size=(4, 30)), rng.normal(size=(4, 30))
+    together = regression_metrics(values, targets)
+    for head in range(4):
+        alone = regression_metrics(values[head : head + 1], targets[head])
+        for name, value in together.items():
+            assert value[head] == pytest.approx(alone[name][0], rel=1e-12)

@@ -1,7 +1,7 @@
 """The engine for processors: each head trains an epoch on one core, in C, with its state in that core's caches."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -23,6 +23,8 @@ BASES = (
 )  # fmt: skip
 #: Weight columns are rounded up to this many, the widest vector in use.
 VECTOR = 16
+#: Rows that are evaluated at a time, at least.
+EVALUATED = 64
 #: A tensor with its moments; gradients are a worker's own.
 _STATE = ("value", "first", "second")
 
@@ -89,13 +91,13 @@ class NativeEngine:
             buffers[chain.start]["input"] = buffers[0]["input"]
         return _Workspace(gradients, buffers, torch.zeros(rows, dtype=torch.int64))
 
-    def _head(self, index: int, space: _Workspace) -> Head:
+    def _head(self, index: int, space: _Workspace, source: FirstLayer) -> Head:
         config = self.configs[index]
         head = Head(
             layers=len(self.network.layers),
             depth=len(self.network.layers) // self.network.stacks,
             classes=self.network.outputs,
-            ready=int(self.source.ready is not None),
+            ready=int(source.ready is not None),
             regression=int(self.targets.dtype == torch.float32),
             lr=config.lr, weight_decay=config.weight_decay, clip=min(config.clip, 3e38), row=space.row.data_ptr(),
             stop=self._stop.data_ptr(),
@@ -127,19 +129,15 @@ class NativeEngine:
     def run(self, epoch: Epoch) -> Tensor:
         """Train one epoch; returns the mean loss of every head [heads]."""
         size, steps = min(epoch.batch_size, epoch.rows), epoch.steps
-        if not self._spaces:
-            self._spaces = [self._workspace(size) for _ in range(self._threads)]
-        free = list(self._spaces)
-        rows = self.source.features if self.source.ready is None else self.source.ready
+        rows = _rows(self.source)
         order = epoch.order.contiguous()
         losses = torch.zeros(len(self.configs))
 
-        def train(index: int) -> None:
+        def train(index: int, space: _Workspace) -> None:
             if self.diverged_at[index] >= 0:
                 losses[index] = float("nan")
                 return
-            space = free.pop()
-            head, loss = self._head(index, space), ctypes.c_double(0)
+            head, loss = self._head(index, space, self.source), ctypes.c_double(0)
             mine = order[epoch.replicate_of[index]]
             self.diverged_at[index] = self._library.train_head(
                 ctypes.byref(head), rows.data_ptr(), rows.stride(0), mine.data_ptr(), self.targets.data_ptr(),
@@ -147,13 +145,47 @@ class NativeEngine:
                 ctypes.byref(loss),
             )  # fmt: skip
             losses[index] = loss.value / epoch.rows
-            free.append(space)
+
+        self._for_every_head(size, train)
+        return losses
+
+    def outputs(self, source: FirstLayer, rows: Tensor) -> Tensor:
+        """Outputs [heads, rows, classes] of the rows [rows], or [heads, rows], of a split."""
+        found = torch.empty(len(self.configs), rows.shape[-1], self.network.outputs)
+        taken, rows = _rows(source), rows.expand(len(self.configs), -1)
+
+        def evaluate(index: int, space: _Workspace) -> None:
+            head, mine = self._head(index, space, source), rows[index].contiguous()
+            self._library.head_outputs(
+                ctypes.byref(head), taken.data_ptr(), taken.stride(0), mine.data_ptr(), len(mine), len(space.row),
+                found[index].data_ptr(),
+            )  # fmt: skip
+
+        self._for_every_head(1, evaluate)
+        return found
+
+    def _for_every_head(self, rows: int, work: Callable[[int, _Workspace], None]) -> None:
+        """Do some work for every head, on all threads; each has a workspace for `rows` rows or more to itself."""
+        rows = max(rows, EVALUATED)
+        if not self._spaces or len(self._spaces[0].row) < rows:
+            self._spaces = [self._workspace(rows) for _ in range(self._threads)]
+        free = list(self._spaces)
+
+        def one(index: int) -> None:
+            space = free.pop()
+            try:
+                work(index, space)
+            finally:
+                free.append(space)
 
         with ThreadPoolExecutor(self._threads) as pool:
             try:
-                list(pool.map(train, range(len(self.configs))))
+                list(pool.map(one, range(len(self.configs))))
             except BaseException:  # an interrupt: leave now, not when the epoch is done
                 self._stop[0] = 1
                 pool.shutdown(cancel_futures=True)
                 raise
-        return losses
+
+
+def _rows(source: FirstLayer) -> Tensor:
+    return source.features if source.ready is None else source.ready

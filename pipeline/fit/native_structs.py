@@ -63,12 +63,16 @@ class Head(ctypes.Structure):
 
 @cache
 def trainer() -> ctypes.CDLL | None:
-    """The compiled library with `train_head` declared, `None` where there is none."""
+    """The compiled library with its functions declared, `None` where there is none."""
     found = library()
     if found is not None:
         found.train_head.restype = ctypes.c_int64
         found.train_head.argtypes = (
             ctypes.POINTER(Head), _pointer, ctypes.c_int64, _pointer, _pointer,
             *[ctypes.c_int64] * 5, ctypes.POINTER(ctypes.c_double),
+        )  # fmt: skip
+        found.head_outputs.restype = None
+        found.head_outputs.argtypes = (
+            ctypes.POINTER(Head), _pointer, ctypes.c_int64, _pointer, *[ctypes.c_int64] * 2, _pointer
         )  # fmt: skip
     return found

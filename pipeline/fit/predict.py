@@ -61,17 +61,18 @@ class FirstLayer:
 
 @torch.no_grad()
 def outputs(network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLayer, rows: Tensor | None) -> Tensor:
-    """Outputs [heads, rows, classes] of every head on the same rows (all rows of the split for `None`)."""
+    """Outputs [heads, rows, classes] of every head on the rows [rows], or its own [heads, rows]; `None`: all rows."""
     heads = len(next(iter(tensors.values())))
     device = source.features.device
     rows = torch.arange(len(source), device=device) if rows is None else rows
     layers = network.layers
     widest = max(layer.inputs * sum(layer.widths) for layer in layers[int(network.constant) :] or layers)
-    chunk = max(1, CHUNK_NUMBERS // (heads * widest + layers[0].features))
+    taken = layers[0].features * (1 if rows.dim() == 1 else heads)
+    chunk = max(1, CHUNK_NUMBERS // (heads * widest + taken))
     parts = []
-    for start in range(0, len(rows), chunk):
-        x = source.take(rows[start : start + chunk])
-        x = x.expand(heads, *x.shape)
+    for start in range(0, rows.shape[-1], chunk):
+        x = source.take(rows[..., start : start + chunk])
+        x = x.expand(heads, *x.shape[-2:])
         if network.constant:
             x = linear(layers[0], x, layer_tensors(tensors, 0))
             for index in range(1, len(layers)):
@@ -83,12 +84,15 @@ def outputs(network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLa
 
 
 def split_loss(found: Tensor, targets: Tensor) -> Tensor:
-    """Mean loss [heads] of outputs [heads, rows, classes] against targets [rows]."""
+    """Mean loss [heads] of outputs [heads, rows, classes] against targets [rows] or [heads, rows]."""
     return row_losses(found, targets.expand(len(found), -1)).mean(1)
 
 
 def split_metrics(found: Tensor, labels: np.ndarray, data: FitData) -> dict[str, np.ndarray]:
-    """Every metric of the task's kind, each [heads], of outputs [heads, rows, classes] against labels [rows]."""
+    """Every metric of the task's kind, each [heads], of outputs [heads, rows, classes].
+
+    `labels` are [rows] or [heads, rows].
+    """
     if data.task.labels is not None:
         return classification_metrics(found.argmax(2).cpu().numpy(), labels.astype(np.int64), data.outputs)
     mean, spread = data.target_scale

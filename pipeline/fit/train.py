@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.fit.data import FitData, Replicate, replicate
+from pipeline.fit.data import FitData, replicate
 from pipeline.fit.engine import Engine, Epoch, PlainEngine
 from pipeline.fit.predict import FirstLayer, outputs, split_loss, split_metrics
 from pipeline.heads.config import HeadConfig
@@ -139,23 +139,19 @@ class _Pack:
 
     def select(self, epoch: int, training_loss: np.ndarray) -> None:
         """Score every head on its selection rows and keep those that improved."""
-        scores, losses = np.full(len(self.configs), np.nan), np.full(len(self.configs), np.nan)
-        found: list[dict[str, float]] = [{} for _ in self.configs]
-        validation = self.validation
-        for heads, one in self._groups(validation is not None):
-            tensors = {name: tensor[heads] for name, tensor in self.engine.tensors.items()}
-            if validation is None:
-                rows = torch.from_numpy(one.selection).to(self.device)
-                values, targets = outputs(self.network, tensors, self.train, rows), self.targets[rows]
-                labels = self.data.labels["train"][one.selection]
-            else:
-                labels = self.data.labels[self.data.reported[0]]
-                values, targets = outputs(self.network, tensors, validation, None), self._targets_of(labels)
-            metrics = split_metrics(values, labels, self.data)
-            losses[heads] = split_loss(values, targets).cpu().numpy()
-            scores[heads] = metric_value(metrics, self.data.task.main_metric)
-            for place, head in enumerate(range(heads.start, heads.stop)):
-                found[head] = {name: float(value[place]) for name, value in metrics.items()}
+        data, validation = self.data, self.validation
+        if validation is None:
+            # Strata are the same for all seeds, so as many rows are held out for each.
+            rows = np.stack([one.selection for one in self.replicates])[self.replicate_of.numpy()]
+            at = torch.from_numpy(rows).to(self.device)
+            values, targets, labels = self._outputs(self.train, at), self.targets[at], data.labels["train"][rows]
+        else:
+            labels = data.labels[data.reported[0]]
+            at = torch.arange(len(validation), device=self.device)
+            values, targets = self._outputs(validation, at), self._targets_of(labels)
+        metrics = split_metrics(values, labels, data)
+        losses = split_loss(values, targets).cpu().numpy()
+        scores = metric_value(metrics, data.task.main_metric)
         best = self.best
         # An update that breaks a head on an epoch's last step shows only here.
         broken = torch.from_numpy(~np.isfinite(losses)).to(self.device) & (self.engine.diverged_at < 0)
@@ -164,7 +160,7 @@ class _Pack:
         better = sound & ((scores > best.score) | ((scores == best.score) & (losses < best.loss)))
         best.score[better], best.loss[better], best.epoch[better] = scores[better], losses[better], epoch + 1
         for head in np.flatnonzero(better):
-            best.selection[head] = found[head]
+            best.selection[head] = {name: float(value[head]) for name, value in metrics.items()}
         for head in np.flatnonzero(sound):
             self.curves[head].append((float(training_loss[head]), float(losses[head]), float(scores[head])))
         best.keep(np.flatnonzero(better), self.engine.tensors)
@@ -175,13 +171,10 @@ class _Pack:
         mean, spread = self.data.target_scale
         return torch.from_numpy(((labels - mean) / spread).astype(np.float32)).to(self.device)
 
-    def _groups(self, shared: bool) -> list[tuple[slice, Replicate]]:
-        """Heads that are scored on the same rows."""
-        if shared:
-            return [(slice(0, len(self.configs)), self.replicates[0])]
-        counts = torch.bincount(self.replicate_of, minlength=len(self.replicates)).tolist()
-        ends = np.cumsum(counts)
-        return [(slice(int(e - c), int(e)), r) for c, e, r in zip(counts, ends, self.replicates, strict=True)]
+    def _outputs(self, source: FirstLayer, rows: Tensor) -> Tensor:
+        """Outputs [heads, rows, classes] of the heads as they are, by the engine where it has a way of its own."""
+        own = getattr(self.engine, "outputs", None)
+        return outputs(self.network, self.engine.tensors, source, rows) if own is None else own(source, rows)
 
     def outcomes(self, seconds: float) -> list[Outcome]:
         """Final metrics and outputs of every head at its best epoch."""

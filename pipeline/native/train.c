@@ -154,6 +154,16 @@ static void update(Head *h, int rows, Update u)
     }
 }
 
+/* The rows `at` of `source`, as the first layer takes them. */
+static void take(Head *h, const float *source, int64_t width, const int64_t *at, int rows)
+{
+    for (int r = 0; r < rows; r++)
+        if (h->ready)
+            h->row[r] = source + at[r] * width;
+        else
+            memcpy(h->layer[0].input + (int64_t)r * width, source + at[r] * width, sizeof(float) * width);
+}
+
 /* Train on `steps` minibatches of `batch` rows (the last one has `last`). `source` holds the training rows as the first
    layer takes them, `width` numbers each; `order` their numbers, step after step. The learning rate of step t is
    lr * (1 - t / all_steps), t counting from `done`. Adds each row's loss before its step to *loss. Returns the step
@@ -164,12 +174,7 @@ static int64_t train_steps(Head *h, const float *source, int64_t width, const in
     for (int64_t step = 0; step < steps && !*h->stop; step++) {
         const int rows = (int)(step == steps - 1 ? last : batch);
         const int64_t *at = order + step * batch, t = done + step;
-        for (int r = 0; r < rows; r++) {
-            if (h->ready)
-                h->row[r] = source + at[r] * width;
-            else
-                memcpy(h->layer[0].input + (int64_t)r * width, source + at[r] * width, sizeof(float) * width);
-        }
+        take(h, source, width, at, rows);
         forward(h, rows);
         join_stacks(h, rows);
         const double now = output_gradient(h, &h->layer[h->layers - 1], rows, at, targets);
@@ -197,4 +202,22 @@ int64_t train_head(Head *h, const float *source, int64_t width, const int64_t *o
     const int64_t diverged = train_steps(h, source, width, order, targets, batch, steps, last, done, all_steps, loss);
     restore(mode);
     return diverged;
+}
+
+/* out[count, classes]: outputs for the rows `at` of `source`, `batch` at a time. */
+void head_outputs(Head *h, const float *source, int64_t width, const int64_t *at, int64_t count, int64_t batch,
+                  float *out)
+{
+    const unsigned mode = flush_denormals();
+    const Layer *last = &h->layer[h->layers - 1];
+    for (int64_t start = 0; start < count && !*h->stop; start += batch) {
+        const int rows = (int)(count - start < batch ? count - start : batch);
+        take(h, source, width, at + start, rows);
+        forward(h, rows);
+        join_stacks(h, rows);
+        for (int r = 0; r < rows; r++)
+            memcpy(out + (start + r) * h->classes, last->output + (int64_t)r * last->columns,
+                   sizeof(float) * h->classes);
+    }
+    restore(mode);
 }
