@@ -89,8 +89,8 @@ def _matched() -> Iterator[str]:
     from pipeline.heads.match import Matching
 
     shapes = [_config(family) for family in PACKABLE]
-    reference = _config("effi_kan")
-    for shape, match in Matching("params").size(shapes, reference, INPUTS, OUTPUTS):
+    references = [_config("effi_kan")] * len(shapes)
+    for shape, match in Matching("params").size(shapes, references, INPUTS, OUTPUTS):
         network = build_network(shape, INPUTS, OUTPUTS)
         hidden = "-" if match.hidden is None else ",".join(map(str, match.hidden))
         yield f"| `{shape.head}` | {hidden} | {parameters(network):,} | {forward_flops(network):,} |"

@@ -128,16 +128,17 @@ class Matching:
         self.match, self.budget, self.cost = match, budget, cost
 
     def size(
-        self, shapes: Sequence[HeadConfig], reference: HeadConfig | None, inputs: int, outputs: int
+        self, shapes: Sequence[HeadConfig], references: Sequence[HeadConfig | None], inputs: int, outputs: int
     ) -> list[tuple[HeadConfig, Match]]:
         """Every configuration with its widths scaled to the budget, and what was chosen for it.
 
-        `reference` is a head of a family with widths: its cost, at the widths that a configuration asks for, is the
-        budget where none is given. Raises `UnmatchedError` for a budget that a family's widths do not come near, and
-        `ConfigError` for a family that KANbeFair has no formula for where its counts are asked for.
+        `references` has a head for each configuration, whose cost is the budget where none is given; without a budget
+        and a reference, a configuration stays as it is. Raises `UnmatchedError` for a budget that a family's widths do
+        not come near, and `ConfigError` for a family that KANbeFair has no formula for where its counts are asked for.
         """
         sized = [
-            self._size(shape, self._budget(shape, reference, inputs, outputs), inputs, outputs) for shape in shapes
+            self._size(shape, self._budget(reference, inputs, outputs), inputs, outputs)
+            for shape, reference in zip(shapes, references, strict=True)
         ]
         missed = [one for _, one in sized if one.missed]
         if missed:
@@ -158,10 +159,10 @@ class Matching:
             )
         return sized
 
-    def _budget(self, shape: HeadConfig, reference: HeadConfig | None, inputs: int, outputs: int) -> int | None:
+    def _budget(self, reference: HeadConfig | None, inputs: int, outputs: int) -> int | None:
         if self.budget is not None or reference is None:
             return self.budget
-        return self._cost(replace(reference, hidden=shape.hidden or reference.hidden), inputs, outputs)
+        return self._cost(reference, inputs, outputs)
 
     def _size(self, config: HeadConfig, budget: int | None, inputs: int, outputs: int) -> tuple[HeadConfig, Match]:
         options = tuple((name, getattr(config, name)) for name in HEADS[config.head].options if name != "hidden")

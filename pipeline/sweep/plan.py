@@ -59,22 +59,28 @@ def shapes(
     ref: CacheRef, feature: str, product: Product, wanted: Iterable[tuple[str, str, Mapping[str, Any]]]
 ) -> list[tuple[HeadConfig, Match | None]]:
     """Configurations (of seed 0) of (family, protocol, options), sized to the product's budget where it has one."""
-    found: list[tuple[HeadConfig, Match | None]] = [
-        (resolve(head, seed=0, features=feature, protocol=protocol, options=options), None)
+    wanted = list(wanted)
+    found = [
+        resolve(head, seed=0, features=feature, protocol=protocol, options=options)
         for head, protocol, options in wanted
     ]
     if product.match == "none":
-        return found
+        return [(shape, None) for shape in found]
+    asked = [options.get("hidden") for _, _, options in wanted]
+    references = {hidden: _reference(product, feature, hidden) for hidden in dict.fromkeys(asked)}
     matching = Matching(product.match, product.budget, product.cost)
-    return matching.size([shape for shape, _ in found], _reference(product, feature), ref.widths[feature], ref.outputs)
+    return matching.size(found, [references[hidden] for hidden in asked], ref.widths[feature], ref.outputs)
 
 
-def _reference(product: Product, feature: str) -> HeadConfig | None:
-    """The head whose cost is the budget: the first family with widths, with the first value of every option."""
+def _reference(product: Product, feature: str, hidden: Any) -> HeadConfig | None:
+    """The head whose cost is the budget for the widths that were asked for (`None`: the family's own).
+
+    It is of the first family with widths, and has the first value of every other option.
+    """
     protocol, options = product.first()
     for head in product.head:
-        shape = resolve(head, seed=0, features=feature, protocol=protocol, options=options)
-        if shape.hidden is not None:
+        shape = resolve(head, seed=0, features=feature, protocol=protocol, options=options | {"hidden": hidden})
+        if shape.hidden:
             return shape
     return None
 

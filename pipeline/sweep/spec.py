@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.config import HeadConfig
+from pipeline.heads.match import Matching
 from pipeline.heads.resolve import option_type
 from pipeline.sweep.ranges import Range, is_range, parse_range
 
@@ -75,6 +76,7 @@ class Product:
         for name in ("task", "head", "encoder", "features", "protocol", "seeds"):
             if not getattr(self, name):
                 raise ConfigError(f"sweep: expected at least one {name.removesuffix('s')}, found none; give --{name}")
+        Matching(self.match, self.budget, self.cost)  # raises for what cannot be
         if self.search not in SEARCHES:
             raise UnknownNameError("search", self.search, SEARCHES)
         if self.search == "grid":
