@@ -164,22 +164,27 @@ def verify(files: tuple[Path, ...], as_json: bool) -> None:
     "--results", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="Also remove caches that no head of this database was fitted on; repeat for more databases.",
 )  # fmt: skip
+@click.option("--damaged", is_flag=True, help="Also remove files that cannot be read; without it they are named.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def prune(cache: Path, results: tuple[Path, ...], yes: bool, as_json: bool) -> None:
+def prune(cache: Path, results: tuple[Path, ...], damaged: bool, yes: bool, as_json: bool) -> None:
     """Remove half-finished work, and with --results caches that nothing refers to, after saying what and how large.
 
     Example: python embed.py prune --results runs/results.sqlite
     """
     from pipeline.encode.tables import prune_table
-    from pipeline.store import find_prunable
+    from pipeline.store import find_prunable, list_caches
     from pipeline.store import prune as remove
 
-    found = find_prunable(cache, results)
+    found = find_prunable(cache, results, damaged=damaged)
+    left = [] if damaged else [one for one in list_caches(cache) if one["state"] == "damaged"]
     click.echo(prune_table(found), err=True)
+    for one in left:
+        click.echo(f"left where it is, --damaged removes it: {one['fault']}", err=True)
     agreed = bool(found) and (yes or click.confirm("Remove these?", err=True))
     removed = remove(found) if agreed else []
     document = [{"path": str(one.path), "bytes": one.bytes, "reason": one.reason} for one in removed]
-    emit({"removed": document}, as_json, f"removed {len(removed)}")
+    document = {"removed": document, "damaged": [one["path"] for one in left]}
+    emit(document, as_json, f"removed {len(removed)}")
 
 
 @main.command("import", cls=RunCommand)

@@ -1,5 +1,6 @@
 """What lies in a cache folder, and removing what nobody needs."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -7,7 +8,9 @@ import time
 
 import pytest
 import store_kit as kit
+from click.testing import CliRunner
 
+import embed
 from pipeline.errors import ResultsError
 from pipeline.store import CacheWriter, describe, find_prunable, list_caches, open_cache, part_path, prune
 from pipeline.store.journal import holder, work_folder
@@ -80,6 +83,18 @@ def test_caches_that_no_results_mention_are_pruned(folder, tmp_path):
     assert names(find_prunable(folder, databases[:1])) == [".half.h5.part2", ".half.h5.partial", "unused.h5", "used.h5"]
     prune(find_prunable(folder, databases))
     assert sorted(path.name for path in (folder / "none").iterdir()) == ["damaged.h5", "used.h5"]
+
+
+def test_damaged_files_are_named_and_go_only_when_asked(folder):
+    command = ["prune", "--cache", str(folder), "--yes"]
+    result = CliRunner().invoke(embed.main, [*command, "--json"])
+    damaged = folder / "none" / "damaged.h5"
+    assert json.loads(result.stdout)["damaged"] == [str(damaged)]
+    assert f"--damaged removes it: {damaged}: expected a finished cache" in result.stderr
+    assert damaged.exists()
+    result = CliRunner().invoke(embed.main, [*command, "--damaged", "--json"])
+    assert [one["path"] for one in json.loads(result.stdout)["removed"]] == [str(damaged)]
+    assert sorted(path.name for path in (folder / "none").iterdir()) == ["unused.h5", "used.h5"]
 
 
 def test_nothing_is_pruned_on_the_word_of_a_file_that_is_no_database(folder, tmp_path):

@@ -108,11 +108,12 @@ def _file(path: Path) -> _Found:
     return _Found(path, size, "part" if part else "whole", facts)
 
 
-def find_prunable(folder: Path, results: Sequence[Path] = ()) -> list[Prunable]:
+def find_prunable(folder: Path, results: Sequence[Path] = (), *, damaged: bool = False) -> list[Prunable]:
     """Half-finished work, and with `results` also whole caches whose fingerprint none of these databases mentions.
 
-    Work that a process is busy with is left out, and so are damaged files: those are for a person to look at. Raises
-    `ResultsError` for a database that cannot be read, so that nothing is removed by mistake.
+    Work that a process is busy with is left out, and so are files that cannot be read, unless `damaged` asks for them:
+    one may be another version's, or mend with its disk, so a person decides. Raises `ResultsError` for a database that
+    cannot be read, so that nothing is removed by mistake.
     """
     used = {fingerprint for path in results for fingerprint in _fingerprints(path)}
     out = []
@@ -123,6 +124,8 @@ def find_prunable(folder: Path, results: Sequence[Path] = ()) -> list[Prunable]:
             out.append(Prunable(found.path, found.bytes, "a part, left after merging or never merged"))
         elif found.state == "whole" and results and found.facts["fingerprint"] not in used:
             out.append(Prunable(found.path, found.bytes, "no head was fitted on it"))
+        elif found.state == "damaged" and damaged:
+            out.append(Prunable(found.path, found.bytes, "cannot be read"))
     return out
 
 
