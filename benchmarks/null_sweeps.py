@@ -69,17 +69,7 @@ def rates(sweeps, replicates, null, seed=0):
     return counts / sweeps
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sweeps", type=int, default=2000)
-    sweeps = parser.parse_args().sweeps
-    gc.freeze()  # statsmodels collects garbage at every correction
-    begin, table = time.perf_counter(), []
-    for null in NULLS:
-        for replicates in (5, 10, 30):
-            shares = rates(sweeps, replicates, null)
-            table.append(f"| {null} | {replicates} | " + " | ".join(f"{share:.2%}" for share in shares) + " |")
-            print(table[-1], flush=True)
+def write_page(table, sweeps, seconds):
     text = [
         "# Sweeps in which nothing is to be found",
         "",
@@ -98,11 +88,25 @@ def main():
         "families do differ on these very rows, so the test over seeds is right to say so, and wrong as an answer for",
         "new rows: a difference counts as found only where the test by row agrees.",
         "",
-        f"`python benchmarks/null_sweeps.py --sweeps {sweeps}`: {time.perf_counter() - begin:.0f} s on one core "
+        f"`python benchmarks/null_sweeps.py --sweeps {sweeps}`: {seconds:.0f} s on one core, busy with other work "
         f"({platform.machine()}), Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "statsmodels")) + ".",
     ]  # fmt: skip
     PAGE.write_text("\n".join(text) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sweeps", type=int, default=2000)
+    sweeps = parser.parse_args().sweeps
+    gc.freeze()  # statsmodels collects garbage at every correction
+    begin, table = time.perf_counter(), []
+    for null in NULLS:
+        for replicates in (5, 10, 30):
+            shares = rates(sweeps, replicates, null)
+            table.append(f"| {null} | {replicates} | " + " | ".join(f"{share:.2%}" for share in shares) + " |")
+            print(table[-1], flush=True)
+    write_page(table, sweeps, time.perf_counter() - begin)
 
 
 if __name__ == "__main__":

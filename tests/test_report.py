@@ -352,6 +352,23 @@ def test_in_a_browser(page, window, width, height, phone):
 
 
 @needs_chromium
+def test_on_paper_ink_is_dark_whatever_the_screen_prefers(page, window):
+    window.resize(794, 1123)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    colours = "return ['color', 'backgroundColor'].map(what => getComputedStyle(document.body)[what])"
+    try:
+        for media, ink_is_dark in (("print", True), ("screen", False)):
+            window.devtools("Emulation.setEmulatedMedia", {"media": media, "features": dark})
+            window.get(page.as_uri())
+            ink, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in window.run(colours))
+            assert abs(ink - paper) > 400
+            assert (ink < paper) is ink_is_dark
+            assert window.run("return document.documentElement.scrollWidth") <= 794
+    finally:
+        window.devtools("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+@needs_chromium
 def test_the_attack_shows_as_text_and_tables_sort_and_filter(page, window):
     window.resize(1280, 900)
     window.get(page.as_uri())
