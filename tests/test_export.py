@@ -182,7 +182,7 @@ def test_onnx_has_the_outputs_for_any_number_of_rows(tmp_path):
 
 def kan_head(labels=LABELS):
     """A `kan` head with random weights, knots of its own for every input, two of them equal, and a pruned edge."""
-    config = resolve("kan", seed=0, features="pooled", options={"hidden": (3,), "grid": 4, "order": 2})
+    config = resolve("kan", seed=0, features="pooled", options={"hidden": (), "grid": 4, "order": 2})
     network = build_network(config, 5, len(labels))
     generator = torch.Generator().manual_seed(0)
     tensors = {name: torch.randn(shape, generator=generator) for name, shape in network.shapes().items()}
@@ -578,13 +578,13 @@ def test_without_its_packages_onnx_is_one_line(trained, tmp_path, monkeypatch):
 
 def test_an_onnx_export_is_a_folder_too(trained, tmp_path):
     out = tmp_path / "out"
-    done = run(trained, "export", trained[1]["mlp"], "--format", "onnx", "--out", str(out))
+    done = run(trained, "export", trained[1]["linear"], "--format", "onnx", "--out", str(out))
     assert done.exit_code == 0, done.output
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(out / "head.onnx"), providers=["CPUExecutionProvider"])
     x = arrays_of(trained[0] / "cache/tiny/rte.h5", "validation")[0]
-    head = load_head(trained[0] / "heads" / trained[1]["mlp"])
+    head = load_head(trained[0] / "heads" / trained[1]["linear"])
     np.testing.assert_allclose(session.run(None, {"features": x})[0], head.predict(x), rtol=1e-5, atol=1e-5)
     with pytest.raises(ResultsError, match="found ONNX, which keeps no weights by name"):
         load_weights(out, results=tmp_path / "r.sqlite")
