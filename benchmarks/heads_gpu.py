@@ -204,7 +204,7 @@ def bars(bandwidth: float, cells: Sequence[dict]) -> None:
         told = " ".join(f"{name}={value}" for name, value in cell.items() if name != "inputs")
         print(
             f"| `{head}` {told} | {pack.network.inputs} | {batch} | {heads} | {took:.4f} | {floor:.3f} | "
-            f"{floor / took:.1%} | {type(pack.engine).__name__} |",
+            f"{floor / took:.1%} | {type(getattr(pack.engine, 'parts', [pack.engine])[0]).__name__} |",
             flush=True,
         )
         del pack
@@ -260,14 +260,18 @@ def recipe(heads: int = 512, protocol: str = "published") -> None:
 
 CASES = [
     ("effi_kan", {}), ("effi_kan", {"scaler": True}), ("mlp", {}), ("linear", {}), ("fast_kan", {}),
-    ("faster_kan", {}),
+    ("faster_kan", {}), ("fourier_kan", {}), ("cheby_kan", {}), ("effi_kan", {"inputs": 8}),
 ]  # fmt: skip
 BARS = [
     {"batch": 4}, {"batch": 64}, {"batch": 4, "scaler": True}, {"batch": 64, "scaler": True},
 ]  # fmt: skip
-SMALL = [{"batch": 4, "inputs": 8, "heads": 4096, "steps": 900}]
+SMALL = [
+    {"head": head, "batch": 4, "inputs": 8, "heads": 4096, "steps": 900}
+    for head in ("effi_kan", "mlp", "fourier_kan", "cheby_kan")
+]
 FAMILIES = [
-    {"head": head, "batch": batch} for head in ("mlp", "linear", "fast_kan", "faster_kan") for batch in (4, 64)
+    {"head": head, "batch": batch} for head in ("mlp", "linear", "fast_kan", "faster_kan", "fourier_kan", "cheby_kan")
+    for batch in (4, 64)
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.fit.engine import Epoch, head_vectors
 from pipeline.fit.gpu.bases import KINDS
 from pipeline.fit.gpu.part import Part, Rows
+from pipeline.fit.gpu.small_part import SmallPart, stays_on_chip
 from pipeline.fit.gpu.tuning import Tuning, padded_rows
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.config import HeadConfig
@@ -68,12 +69,15 @@ class TritonEngine:
         vectors[2].clamp_(max=3e38)
         self.diverged_at = torch.full((heads,), -1, dtype=torch.int64, device=self.device)
         self._total = torch.zeros(heads, device=self.device)
+        self._order: Tensor | None = None
+        self._small_heads = stays_on_chip(network, self.batch)
         rows = self._rows(source, targets, heads * configs[0].epochs * self.batch)
-        count = min(tuning.parts, heads)
+        kind = SmallPart if self._small_heads and rows.table is not None else Part
+        count = min(tuning.parts, heads) if kind is Part else 1
         bounds = [heads * part // count for part in range(count + 1)]
         self.slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
         self.parts = [
-            Part(
+            kind(
                 network, rows, tuning, batch=self.batch, padded=padded,
                 tensors={name: self.tensors[name][own] for name in self._moments},
                 moments={name: [moment[own] for moment in pair] for name, pair in self._moments.items()},
@@ -115,29 +119,29 @@ class TritonEngine:
         # Gram matrices of minibatches are looked up where making all products of rows is less work than `rows_seen`
         # (heads times epochs times rows of a minibatch) products a row.
         free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 1 << 30
-        fits = len(x) ** 2 * 4 <= TABLE_SHARE * free and len(x) <= rows_seen
+        fits = len(x) ** 2 * 4 <= TABLE_SHARE * free and (len(x) <= rows_seen or self._small_heads)
         if fits and self.network.constant and not first.scaler:
             table = products_of_rows(first, x)
-        return Rows(x, normed, targets, table)
+        expansion = None
+        if self._small_heads and table is not None:
+            expansion = expand(first, x) if source.ready is None else source.ready
+        return Rows(x, normed, targets, table, expansion)
 
     def run(self, epoch: Epoch) -> Tensor:
         """Train one epoch; returns the mean loss of every head [heads]."""
-        order = torch.zeros(len(epoch.order), epoch.steps * self.batch, dtype=torch.int32)
-        order[:, : epoch.rows] = epoch.order
-        order, replicate_of = order.to(self.device), epoch.replicate_of.to(self.device, torch.int32)
+        shape = (len(epoch.order), epoch.steps * self.batch)
+        if self._order is None or len(self._order) != shape[0] or self._order.shape[1] < shape[1]:
+            self._order = torch.zeros(shape, dtype=torch.int32, device=self.device)
+        self._order[:, : epoch.rows] = epoch.order.to(torch.int32).to(self.device)
+        self._order[:, epoch.rows : shape[1]] = 0
+        replicate_of = epoch.replicate_of.to(self.device, torch.int32)
         for part, own in zip(self.parts, self.slices, strict=True):
-            part.begin(epoch, order, replicate_of[own])
+            part.begin(epoch, self._order, replicate_of[own])
         with self._streams() as streams:
-            for part, stream in zip(self.parts, streams, strict=True):
-                with stream:
-                    part.forward()
-            for _ in range(epoch.steps - 1):
+            for number in range(self.parts[0].launches(epoch.steps)):
                 for part, stream in zip(self.parts, streams, strict=True):
                     with stream:
-                        part.step()
-            for part, stream in zip(self.parts, streams, strict=True):
-                with stream:
-                    part.finish()
+                        part.launch(number, epoch.steps)
         return self._total / epoch.rows
 
     @contextlib.contextmanager

@@ -15,23 +15,25 @@ from pipeline.fit.gpu.last_layer import clip_and_update, loss_and_gradients
 from pipeline.fit.gpu.tuning import Tuning
 from pipeline.heads.network import LayerSpec, NetworkSpec
 
-__all__ = ["Part", "Rows"]
+__all__ = ["Part", "Rows", "grid_numbers", "kinds"]
 
 
 @dataclass(frozen=True)
 class Rows:
     """What all parts read: features and layer-normed features [rows, inputs], and targets [rows].
 
-    `table` [rows, rows] has the products of the rows' expansions, `None` where they are not kept.
+    `table` [rows, rows] has the products of the rows' expansions, `expansion` [rows, features] these themselves; `None`
+    where they are not kept.
     """
 
     features: Tensor
     normed: Tensor
     targets: Tensor
     table: Tensor | None
+    expansion: Tensor | None
 
 
-def _kinds(layer: LayerSpec) -> dict[str, int]:
+def kinds(layer: LayerSpec) -> dict[str, int]:
     """The bases of a layer as the kernels take them; -1 for no second one."""
     second = layer.branches[1] if len(layer.branches) > 1 else None
     return {
@@ -41,7 +43,7 @@ def _kinds(layer: LayerSpec) -> dict[str, int]:
     }  # fmt: skip
 
 
-def _grid(layer: LayerSpec) -> tuple[float, float, float]:
+def grid_numbers(layer: LayerSpec) -> tuple[float, float, float]:
     """low, 1 / step and sharpness of a layer's grid."""
     grid = layer.grid
     parts = grid.intervals if layer.branches[0].basis == "b_spline" else max(1, grid.centres - 1)
@@ -65,10 +67,22 @@ class Part:
         self.network, self.rows, self.tuning, self.batch, self.padded = network, rows, tuning, batch, padded
         self.tensors, self.moments, self.small, self.at = tensors, moments, small, at
         self.vectors, self.diverged_at, self.total = vectors, diverged_at, total
-        first, self.heads, device = network.layers[0], len(total), total.device
+        self.heads, device = len(total), total.device
+        self.turn = torch.zeros(self.heads, dtype=torch.int32, device=device)
+        #: Steps before this epoch, of all epochs and of this one, and rows of its last minibatch.
+        self.span = torch.zeros(4, dtype=torch.int32, device=device)
+        self.order: Tensor | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if device.type == "cuda":
+            self.stream, self._urgent = torch.cuda.Stream(device), torch.cuda.Stream(device, priority=-1)
+        self._buffers()
+
+    def _buffers(self) -> None:
+        """What one kernel leaves for the next."""
+        first, tuning, padded, device = self.network.layers[0], self.tuning, self.padded, self.total.device
         self.out_pad = max(16, triton.next_power_of_2(first.outputs))
         self.passes = first.scaler or first.normed
-        self.gram_inside = not self.passes and rows.table is None
+        self.gram_inside = not self.passes and self.rows.table is None
         shape = (self.heads, tuning.splits)
         self.output = torch.zeros(*shape, padded, self.out_pad, device=device)
         self.gram = torch.zeros(*shape, padded, padded, device=device) if self.gram_inside else self.output
@@ -76,22 +90,14 @@ class Part:
         self.norm, self.loss = (torch.zeros(self.heads, device=device) for _ in range(2))
         self.more = torch.zeros(shape, device=device)
         self.scalar = torch.zeros(self.heads, 4, device=device)
-        self.turn = torch.zeros(self.heads, dtype=torch.int32, device=device)
-        #: Steps before this epoch, of all epochs and of this one, and rows of its last minibatch.
-        self.span = torch.zeros(4, dtype=torch.int32, device=device)
-        self.own = torch.zeros_like(tensors["layers.0.scaler"]) if first.scaler else self.output
+        self.own = torch.zeros_like(self.tensors["layers.0.scaler"]) if first.scaler else self.output
         self.before = torch.zeros(self.heads, 2, first.inputs, device=device) if first.normed else self.output
-        self.order: Tensor | None = None
-        self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type == "cuda":
-            self.stream, self._urgent = torch.cuda.Stream(device), torch.cuda.Stream(device, priority=-1)
 
     def begin(self, epoch: Epoch, order: Tensor, replicate_of: Tensor) -> None:
-        """Start an epoch: `order` int32 [replicates, steps * batch], `replicate_of` int32 [heads]."""
-        if self.order is None or self.order.shape[0] != len(order) or self.order.shape[1] < order.shape[1]:
+        """Start an epoch: `order` int32 [replicates, at least steps * batch], `replicate_of` int32 [heads]."""
+        if self.order is not order:
             # A captured step knows these by their addresses.
-            self.order, self.replicate_of, self._graph = torch.zeros_like(order), replicate_of.clone(), None
-        self.order[:, : order.shape[1]] = order
+            self.order, self.replicate_of, self._graph = order, replicate_of.clone(), None
         self.replicate_of.copy_(replicate_of)
         self.turn.zero_()
         span = (epoch.number * epoch.steps, epoch.of * epoch.steps, epoch.steps, epoch.last)
@@ -105,9 +111,9 @@ class Part:
             weight, *self.moments["layers.0.weight"], scaler,
             *self.moments.get("layers.0.scaler", self.moments["layers.0.weight"]), self.own, self.rows.features,
             self.rows.normed, self._affine(0), self.before, self.order, self.replicate_of, self.delta, self.scalar,
-            self.output, self.gram, self.turn, self.order.shape[1], self.small.shape[2], *_grid(first),
+            self.output, self.gram, self.turn, self.order.shape[1], self.small.shape[2], *grid_numbers(first),
             INPUTS=first.inputs, FEATURES=first.features, OUT=first.outputs, OUT_PAD=self.out_pad, BATCH=self.batch,
-            ROWS=self.padded, **_kinds(first), TILE=tuning.tile, SPLITS=tuning.splits, UPDATE=update, FORWARD=forward,
+            ROWS=self.padded, **kinds(first), TILE=tuning.tile, SPLITS=tuning.splits, UPDATE=update, FORWARD=forward,
             GRAM=self.gram_inside, SCALER=first.scaler, PRECISION=tuning.precision, num_warps=tuning.warps,
             num_stages=tuning.stages,
         )  # fmt: skip
@@ -122,9 +128,9 @@ class Part:
         gradient_norm[(self.heads, tuning.splits)](
             weight, self.tensors.get("layers.0.scaler", weight), self.own, self.rows.features, self.rows.normed,
             self._affine(0), self._affine(3), self.before, self.order, self.replicate_of, self.delta, self.more,
-            self.turn, self.order.shape[1], self.small.shape[2], *_grid(first), INPUTS=first.inputs,
+            self.turn, self.order.shape[1], self.small.shape[2], *grid_numbers(first), INPUTS=first.inputs,
             FEATURES=first.features, OUT=first.outputs, OUT_PAD=self.out_pad, BATCH=self.batch, ROWS=self.padded,
-            **_kinds(first), TILE=tuning.norm_tile, SPLITS=tuning.splits, SCALER=first.scaler,
+            **kinds(first), TILE=tuning.norm_tile, SPLITS=tuning.splits, SCALER=first.scaler,
             PRECISION=tuning.precision, num_warps=tuning.norm_warps, num_stages=tuning.norm_stages,
         )  # fmt: skip
 
@@ -136,11 +142,11 @@ class Part:
         loss_and_gradients[(self.heads,)](
             self.output, self.gram if rows.table is None else rows.table, *self.small, self.delta, self.norm, self.loss,
             self.total, rows.targets, self.order, self.replicate_of, self.diverged_at, self.scalar, *self.vectors,
-            self.turn, self.span, self.order.shape[1], len(rows.targets), *_grid(last),
+            self.turn, self.span, self.order.shape[1], len(rows.targets), *grid_numbers(last),
             SMALL=numbers, SMALL_PAD=triton.next_power_of_2(numbers), SPLITS=self.tuning.splits, BATCH=self.batch,
             ROWS=self.padded, OUT=first.outputs, OUT_PAD=self.out_pad,
             DELTA_PAD=triton.next_power_of_2(self.padded * self.out_pad), CLASSES=last.outputs, CLASSES_PAD=classes,
-            REGRESSION=rows.targets.dtype == torch.float32, DEEP=deep, **_kinds(last),
+            REGRESSION=rows.targets.dtype == torch.float32, DEEP=deep, **kinds(last),
             AT_WEIGHT=self.at.get("layers.1.weight", -1), AT_SCALER=self.at.get("layers.1.scaler", -1),
             AT_SCALE=self.at.get("layers.1.norm_scale", -1), AT_SHIFT=self.at.get("layers.1.norm_shift", -1),
             AT_BIAS0=self.at.get("layers.0.bias", -1), AT_BIAS1=self.at.get("layers.1.bias", -1),
@@ -177,16 +183,21 @@ class Part:
         else:
             self._urgently(self._loss)
 
-    def forward(self) -> None:
-        """The first minibatch's outputs."""
-        self._first(update=False, forward=True)
+    def launches(self, steps: int) -> int:
+        """Launches of an epoch of so many steps, in order."""
+        return steps + 1
 
-    def finish(self) -> None:
-        """The last step: no forward follows."""
-        self._middle()
-        self._first(update=True, forward=False)
+    def launch(self, number: int, steps: int) -> None:
+        """The first minibatch's forward; all steps but the last; the last one, which no forward follows."""
+        if number == 0:
+            self._first(update=False, forward=True)
+        elif number < steps:
+            self._step()
+        else:
+            self._middle()
+            self._first(update=True, forward=False)
 
-    def step(self) -> None:
+    def _step(self) -> None:
         """One step and the next one's forward."""
         if self._graph is not None:
             self._graph.replay()

@@ -18,8 +18,8 @@ class Tuning:
     """Sizes of tiles and numbers of programs; buffers are laid out by them, so they never change afterwards.
 
     `tile` is a tile's inputs, `splits` the programs of a head's first layer, `warps` and `stages` Triton's, for the
-    first layer, its norm and (middle) the small kernels; `parts` divide the pack into streams of their own; `precision`
-    is that of products on the matrix units (`tl.dot`).
+    first layer, its norm, the kernels between (middle) and heads on the chip (small); `parts` divide the pack into
+    streams of their own; `precision` is that of products on the matrix units (`tl.dot`).
     """
 
     tile: int
@@ -30,11 +30,12 @@ class Tuning:
     norm_warps: int = 4
     norm_stages: int = 3
     middle_warps: int = 4
+    small_warps: int = 4
     parts: int = 2
     precision: str = "tf32x3"
 
     def __post_init__(self) -> None:
-        for name in ("tile", "norm_tile", "warps", "norm_warps", "middle_warps"):
+        for name in ("tile", "norm_tile", "warps", "norm_warps", "middle_warps", "small_warps"):
             size = getattr(self, name)
             if size < 1 or size & (size - 1):
                 raise ConfigError(f"tuning: expected {name} to be a power of two, found {size}")
