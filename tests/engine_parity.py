@@ -65,4 +65,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     np.seterr(all="ignore")
     cases = json.loads(sys.argv[1])
-    print(json.dumps([difference(TritonEngine, case, precision="ieee") for case in cases]))
+    print(json.dumps([difference(TritonEngine, case, precision="ieee", **case.get("tuning", {})) for case in cases]))

@@ -102,7 +102,7 @@ def test_every_family_has_a_fast_engine():
 
 def small(one: dict) -> dict:
     """Two steps, the second of one row: the interpreter takes its time."""
-    return {"epochs": 1, "heads": 1 if one.get("alone") else 2, "inputs": 5, "rows": one["options"]["batch_size"] + 1}
+    return {"epochs": 1, "heads": 2, "inputs": 5, "rows": one["options"]["batch_size"] + 1}
 
 
 needs_triton = pytest.mark.skipif(
@@ -126,12 +126,12 @@ def test_gpu_tuning_names_what_does_not_fit():
         [
             case("effi_kan"),
             case("effi_kan", batch_size=6, classes=0),
+            case("effi_kan", classes=5),
             case("effi_kan", "published"),
             case("effi_kan", "published", batch_size=6),
             case("effi_kan", order=5, grid=2, batch_size=6),
-            # More rows than steps see: products of rows are made in the kernel.
-            case("effi_kan", order=2, grid=3) | {"alone": True},
-            case("mlp", batch_size=6) | {"alone": True},
+            case("effi_kan", order=2, grid=3) | {"tuning": {"table": False}},
+            case("mlp", batch_size=6) | {"tuning": {"table": False, "parts": 2}},
         ],
         [
             case("linear", batch_size=3),
@@ -153,5 +153,6 @@ def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
     )  # fmt: skip
     assert script.returncode == 0, script.stderr[-2000:]
     for found in json.loads(script.stdout):
-        assert found["loss"] < 2e-5
-        assert found["outputs"] < 1e-3
+        assert found["loss"] < 2e-6
+        # Bias corrections of four digits, as 1 - exp(-0.001) has in float32, would show here.
+        assert found["outputs"] < 5e-6

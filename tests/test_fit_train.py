@@ -8,12 +8,14 @@ import torch
 from synthetic_caches import fit_data
 from torch.nn import functional
 
+from pipeline.fit import predict
 from pipeline.fit.data import replicate
+from pipeline.fit.predict import FirstLayer, outputs
 from pipeline.fit.train import train_pack
 from pipeline.heads.families import HEADS, build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
+from pipeline.heads.starts import stack, start, starts
 from pipeline.metrics import classification_metrics, metric_value, regression_metrics
 
 CPU = torch.device("cpu")
@@ -246,3 +248,16 @@ def test_training_leaves_the_global_generators_alone():
     np.testing.assert_array_equal(np.random.get_state()[1], numpys)
     torch.manual_seed(6)
     assert equal_tensors(one[0], train(fit_data(), config("effi_kan", "published"))[0])
+
+
+@pytest.mark.parametrize("family", ["effi_kan", "fast_kan"])
+def test_heads_scored_on_rows_of_their_own_answer_as_each_alone(family, monkeypatch):
+    config = resolve(family, seed=0, features="mean", options={"hidden": [6]})
+    network = build_network(config, 5, 3)
+    tensors = starts([replace(config, seed=seed) for seed in range(4)], network, torch.device("cpu"))
+    source = FirstLayer(network, torch.randn(20, 5).numpy(), torch.device("cpu"))
+    rows = torch.randint(20, (4, 7))
+    expected = [outputs(network, {n: t[h : h + 1] for n, t in tensors.items()}, source, rows[h]) for h in range(4)]
+    # Three heads at a time.
+    monkeypatch.setitem(predict.CHUNK_NUMBERS, "cpu", 3 * 7 * (network.layers[0].features + 6 * 9))
+    torch.testing.assert_close(outputs(network, tensors, source, rows), torch.cat(expected))

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import start
+from pipeline.heads.starts import start, starts
 
 
 def started(family, seed=0, inputs=64, outputs=2, protocol="clean", **options):
@@ -98,3 +98,15 @@ def test_faster_kans_start_is_xavier_uniform():
     found = started("faster_kan", inputs=200, protocol="published")
     uniform(found["layers.0.weight"], math.sqrt(6 / (200 * 8 + 64)))
     assert torch.equal(found["layers.0.norm_scale"], torch.ones(200))
+
+
+def test_a_packs_starts_are_each_heads_own():
+    seeds, rates = (4, 4, 9, 4), (1e-3, 2e-3, 1e-3, 1e-3)
+    configs = [
+        resolve("effi_kan", seed=seed, features="pooled", protocol="published", options={"lr": lr})
+        for seed, lr in zip(seeds, rates, strict=True)
+    ]
+    network = build_network(configs[0], 6, 2)
+    stacked = starts(configs, network, torch.device("cpu"))
+    for head, config in enumerate(configs):
+        assert same(start(config, network), {name: tensor[head] for name, tensor in stacked.items()})

@@ -16,7 +16,7 @@ from pipeline.metrics import classification_metrics, regression_metrics
 __all__ = ["FirstLayer", "outputs", "split_loss", "split_metrics"]
 
 #: Numbers that one chunk of an evaluation may expand to, over all heads of the pack.
-CHUNK_NUMBERS = 1 << 24
+CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
 #: Share of free memory that a split's ready-made expansion may take.
 EXPANSION_SHARE = 0.25
 
@@ -44,7 +44,7 @@ class FirstLayer:
         width = self.layer.features
         if self.constant and len(features) * width * 4 <= EXPANSION_SHARE * free_bytes(device):
             self.ready = torch.empty(len(features), row_stride(width), device=device)[:, :width]
-            chunk = max(1, CHUNK_NUMBERS // width)
+            chunk = max(1, CHUNK_NUMBERS[device.type] // width)
             for start in range(0, len(features), chunk):
                 rows = slice(start, start + chunk)
                 self.ready[rows] = expand(self.layer, self.features[rows])
@@ -67,20 +67,29 @@ def outputs(network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLa
     rows = torch.arange(len(source), device=device) if rows is None else rows
     layers = network.layers
     widest = max(layer.inputs * sum(layer.widths) for layer in layers[int(network.constant) :] or layers)
-    taken = layers[0].features * (1 if rows.dim() == 1 else heads)
-    chunk = max(1, CHUNK_NUMBERS // (heads * widest + taken))
+    numbers = CHUNK_NUMBERS[device.type]
+    if rows.dim() == 2:
+        # Heads after heads: their expansions are many numbers, and so each weight is read once.
+        chunk = max(1, numbers // (rows.shape[1] * (widest + layers[0].features)))
+        own = [slice(start, start + chunk) for start in range(0, heads, chunk)]
+        parts = [_forward(network, {n: t[some] for n, t in tensors.items()}, source.take(rows[some])) for some in own]
+        return torch.cat(parts)
+    chunk = max(1, numbers // (heads * widest + layers[0].features))
     parts = []
-    for start in range(0, rows.shape[-1], chunk):
-        x = source.take(rows[..., start : start + chunk])
-        x = x.expand(heads, *x.shape[-2:])
-        if network.constant:
-            x = linear(layers[0], x, layer_tensors(tensors, 0))
-            for index in range(1, len(layers)):
-                x = layer_forward(layers[index], x, layer_tensors(tensors, index))
-        else:
-            x = network_forward(network, x, tensors)
-        parts.append(x)
+    for start in range(0, len(rows), chunk):
+        x = source.take(rows[start : start + chunk])
+        parts.append(_forward(network, tensors, x.expand(heads, *x.shape)))
     return torch.cat(parts, 1)
+
+
+def _forward(network: NetworkSpec, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Outputs [heads, rows, classes] of what `FirstLayer.take` gives, [heads, rows, ...]."""
+    if not network.constant:
+        return network_forward(network, x, tensors)
+    x = linear(network.layers[0], x, layer_tensors(tensors, 0))
+    for index in range(1, len(network.layers)):
+        x = layer_forward(network.layers[index], x, layer_tensors(tensors, index))
+    return x
 
 
 def split_loss(found: Tensor, targets: Tensor) -> Tensor:

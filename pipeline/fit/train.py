@@ -4,6 +4,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.heads.extend import extend_grid
 from pipeline.heads.families import HEADS, build_network
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.schedule import stages
-from pipeline.heads.starts import stack, start
+from pipeline.heads.starts import starts
 from pipeline.metrics import metric_value
 from pipeline.progress import say
 
@@ -92,15 +93,13 @@ class _Pack:
         self.stages = stages(self.shape)
         self.network = build_network(replace(self.shape, grid=self.stages[0]), data.inputs, data.outputs)
         self.targets = data.targets.to(device)
-        self._begin(
-            {
-                name: tensor.to(device)
-                for name, tensor in stack([start(config, self.network) for config in configs]).items()
-            }
-        )
+        self._begin(starts(configs, self.network, device))
         seeds = sorted({config.seed for config in configs})
         self.replicates = [replicate(data, seed, self.shape.protocol) for seed in seeds]
-        self.replicate_of = torch.tensor([seeds.index(config.seed) for config in configs])
+        number = {seed: place for place, seed in enumerate(seeds)}
+        self.replicate_of = torch.tensor([number[config.seed] for config in configs])
+        self._ahead = ThreadPoolExecutor(1) if device.type == "cuda" else None
+        self._next: Future[Tensor] | None = None
         self.steps = -(-len(self.replicates[0].train) // self.shape.batch_size)
         self.curves: list[list[tuple[float, float, float]]] = [[] for _ in configs]
 
@@ -133,9 +132,16 @@ class _Pack:
         """Train one epoch; returns the mean training loss of every head [heads]."""
         if epoch and epoch in self.stages:
             self._extend(epoch, self.stages[epoch])
-        order = torch.from_numpy(np.stack([one.order(epoch) for one in self.replicates]))
+        order = self._next.result() if self._next else self._order(epoch)
+        if self._ahead and epoch + 1 < self.shape.epochs:
+            # While the GPU trains this epoch, the next one's rows are put in order.
+            self._next = self._ahead.submit(self._order, epoch + 1)
         work = Epoch(order, self.replicate_of, self.shape.batch_size, epoch, self.shape.epochs)
         return self.engine.run(work).cpu().numpy()
+
+    def _order(self, epoch: int) -> Tensor:
+        """The training rows of every replicate in an epoch's order [replicates, rows]."""
+        return torch.from_numpy(np.stack([one.order(epoch) for one in self.replicates]))
 
     def select(self, epoch: int, training_loss: np.ndarray) -> None:
         """Score every head on its selection rows and keep those that improved."""

@@ -5,7 +5,9 @@ start depends neither on the device nor on the pack nor on the learning rate.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from pipeline.heads.config import HeadConfig
 from pipeline.heads.families import HEADS
 from pipeline.heads.network import Grid, LayerSpec, NetworkSpec
 
-__all__ = ["STARTS", "Draw", "stack", "start"]
+__all__ = ["STARTS", "Draw", "stack", "start", "starts"]
 
 
 class Draw:
@@ -72,10 +74,15 @@ def _spline_noise(grid: Grid, draw: Draw, inputs: int, outputs: int) -> Tensor:
 
     The noise is at the inner knots; the fit is the least-squares one of smallest norm (efficient-kan, pykan).
     """
-    knots = torch.linspace(grid.low, grid.high, grid.intervals + 1, dtype=torch.float64)
-    fit = torch.linalg.pinv(b_spline(knots, grid)).float()
     noise = draw.uniform((inputs, grid.intervals + 1, outputs), 0.5 * 0.1 / grid.intervals)
-    return torch.einsum("kg,igo->iko", fit, noise)
+    return torch.einsum("kg,igo->iko", _fit_at_knots(grid), noise)
+
+
+@cache
+def _fit_at_knots(grid: Grid) -> Tensor:
+    """The least-squares fit [intervals + order, intervals + 1] through values at the inner knots."""
+    knots = torch.linspace(grid.low, grid.high, grid.intervals + 1, dtype=torch.float64)
+    return torch.linalg.pinv(b_spline(knots, grid)).float()
 
 
 def _with_base(layer: LayerSpec, draw: Draw, spline: Tensor) -> dict[str, Tensor]:
@@ -167,3 +174,22 @@ def start(config: HeadConfig, network: NetworkSpec) -> dict[str, Tensor]:
 def stack(draws: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Tensors of single heads [...] as one pack's [heads, ...]."""
     return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+
+
+def starts(configs: Sequence[HeadConfig], network: NetworkSpec, device: torch.device) -> dict[str, Tensor]:
+    """Every head's start [heads, ...] on a device; heads that share a start draw it once, several at a time."""
+    first: dict[tuple[int, str, str], int] = {}
+    drawn_by = [first.setdefault((one.seed, one.head, one.starts), head) for head, one in enumerate(configs)]
+    stacked = {name: torch.empty(len(configs), *shape, device=device) for name, shape in network.shapes().items()}
+
+    def draw(head: int) -> None:
+        for name, tensor in start(configs[head], network).items():
+            stacked[name][head].copy_(tensor)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as workers:
+        list(workers.map(draw, sorted(set(drawn_by))))
+    for head, source in enumerate(drawn_by):
+        if source != head:
+            for tensor in stacked.values():
+                tensor[head].copy_(tensor[source])
+    return stacked

@@ -22,8 +22,8 @@ __all__ = ["TritonEngine", "supports"]
 
 #: Largest minibatch, hidden width and number of classes that fit the kernels' registers.
 MOST_ROWS, MOST_HIDDEN, MOST_CLASSES = 128, 128, 16
-#: Share of free memory that the products of all pairs of rows may take.
-TABLE_SHARE = 0.25
+#: Share of a device's memory that the products of all pairs of rows may take.
+TABLE_SHARE = 1 / 16
 #: Numbers that the expansion of a slice of the inputs may have while these products are made.
 SLICE_NUMBERS = 1 << 26
 
@@ -38,6 +38,11 @@ def supports(network: NetworkSpec, config: HeadConfig) -> bool:
         return False
     bases = all(len(layer.branches) == 1 or layer.widths[1:] == (1,) for layer in layers)
     return bases and layers[0].outputs <= MOST_HIDDEN and network.outputs <= MOST_CLASSES
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of a GPU, whether in use or not; of the interpreter a GiB."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 1 << 30
 
 
 def products_of_rows(layer: LayerSpec, features: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ class TritonEngine:
         self._total = torch.zeros(heads, device=self.device)
         self._order: Tensor | None = None
         self._small_heads = stays_on_chip(network, self.batch)
-        rows = self._rows(source, targets, heads * configs[0].epochs * self.batch)
+        rows = self._rows(source, targets, tuning.table)
         kind = SmallPart if self._small_heads and rows.table is not None else Part
         count = min(tuning.parts, heads) if kind is Part else 1
         bounds = [heads * part // count for part in range(count + 1)]
@@ -111,25 +116,28 @@ class TritonEngine:
             found[name] = self._small[1][:, start : start + own[0].numel()].view_as(own)
         return found
 
-    def _rows(self, source: FirstLayer, targets: Tensor, rows_seen: int) -> Rows:
+    def _rows(self, source: FirstLayer, targets: Tensor, kept: bool) -> Rows:
         first, x = self.network.layers[0], source.features
         targets = targets if targets.dtype == torch.float32 else targets.to(torch.int64)
         normed = torch.nn.functional.layer_norm(x, (first.inputs,), eps=NORM_EPSILON) if first.normed else x
+        # Whether Gram matrices are looked up depends on the data and the device alone: a head is to have the same bits
+        # in every pack.
         table = None
-        # Gram matrices of minibatches are looked up where making all products of rows is less work than `rows_seen`
-        # (heads times epochs times rows of a minibatch) products a row.
-        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 1 << 30
-        fits = len(x) ** 2 * 4 <= TABLE_SHARE * free and (len(x) <= rows_seen or self._small_heads)
-        if fits and self.network.constant and not first.scaler:
+        if (
+            self.network.constant
+            and not first.scaler
+            and kept
+            and len(x) ** 2 * 4 <= TABLE_SHARE * _memory(self.device)
+        ):
             table = products_of_rows(first, x)
         expansion = None
         if self._small_heads and table is not None:
-            expansion = expand(first, x) if source.ready is None else source.ready
+            expansion = expand(first, x) if source.ready is None else source.ready.contiguous()
         return Rows(x, normed, targets, table, expansion)
 
     def run(self, epoch: Epoch) -> Tensor:
         """Train one epoch; returns the mean loss of every head [heads]."""
-        shape = (len(epoch.order), epoch.steps * self.batch)
+        shape = (len(epoch.order), (epoch.steps + 1) * self.batch)
         if self._order is None or len(self._order) != shape[0] or self._order.shape[1] < shape[1]:
             self._order = torch.zeros(shape, dtype=torch.int32, device=self.device)
         self._order[:, : epoch.rows] = epoch.order.to(torch.int32).to(self.device)
@@ -141,7 +149,7 @@ class TritonEngine:
             for number in range(self.parts[0].launches(epoch.steps)):
                 for part, stream in zip(self.parts, streams, strict=True):
                     with stream:
-                        part.launch(number, epoch.steps)
+                        part.launch(number)
         return self._total / epoch.rows
 
     @contextlib.contextmanager

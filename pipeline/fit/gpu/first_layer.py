@@ -22,7 +22,7 @@ def update_and_forward(
     INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr,
     BATCH: tl.constexpr, ROWS: tl.constexpr, KIND0: tl.constexpr, WIDTH0: tl.constexpr, KIND1: tl.constexpr,
     ORDER: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, NORM0: tl.constexpr, NORM1: tl.constexpr,
-    UPDATE: tl.constexpr, FORWARD: tl.constexpr, GRAM: tl.constexpr, SCALER: tl.constexpr, PRECISION: tl.constexpr,
+    UPDATE: tl.constexpr, GRAM: tl.constexpr, SCALER: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program (head, split): AdamW on a share of the head's weights, then their part of the next step's outputs.
 
@@ -65,9 +65,7 @@ def update_and_forward(
         if UPDATE:
             delta = tl.load(delta_ptr + b[:, None] * OUT_PAD + o[None, :])
             last = tl.load(last_ptr + b, mask=b < BATCH, other=0).to(tl.int64)[:, None] * INPUTS
-        if FORWARD:
-            # Behind an epoch's last step there are no next rows to read.
-            following = tl.load(next_ptr + b, mask=b < BATCH, other=0).to(tl.int64)[:, None] * INPUTS
+        following = tl.load(next_ptr + b, mask=b < BATCH, other=0).to(tl.int64)[:, None] * INPUTS
         sums = tl.zeros((ROWS, OUT_PAD), tl.float32)
         gram = tl.zeros((ROWS, ROWS) if GRAM else (1, 1), tl.float32)
     for turn in range(each):
@@ -77,13 +75,11 @@ def update_and_forward(
         if FEW:
             if UPDATE:
                 x_last = rows_of(x_ptr, last_ptr, i, inside, INPUTS, BATCH)
-            if FORWARD:
-                x_next = rows_of(x_ptr, next_ptr, i, inside, INPUTS, BATCH)
+            x_next = rows_of(x_ptr, next_ptr, i, inside, INPUTS, BATCH)
         else:
             if UPDATE:
                 x_last = tl.load(x_ptr + last + i[None, :], mask=inside[None, :], other=0.0)
-            if FORWARD:
-                x_next = tl.load(x_ptr + following + i[None, :], mask=inside[None, :], other=0.0)
+            x_next = tl.load(x_ptr + following + i[None, :], mask=inside[None, :], other=0.0)
         if NORM:
             affine = affine_ptr + head * affine_stride + i
             scale = tl.load(affine, mask=inside, other=0.0)
@@ -95,16 +91,14 @@ def update_and_forward(
                 if UPDATE:
                     z_last = rows_of(normed_ptr, last_ptr, i, inside, INPUTS, BATCH)
                     z_last = affine_rows(z_last, old_scale, old_shift, BATCH)
-                if FORWARD:
-                    z_next = rows_of(normed_ptr, next_ptr, i, inside, INPUTS, BATCH)
-                    z_next = affine_rows(z_next, scale, shift, BATCH)
+                z_next = rows_of(normed_ptr, next_ptr, i, inside, INPUTS, BATCH)
+                z_next = affine_rows(z_next, scale, shift, BATCH)
             else:
                 if UPDATE:
                     z_last = tl.load(normed_ptr + last + i[None, :], mask=inside[None, :], other=0.0)
                     z_last = z_last * old_scale[None, :] + old_shift[None, :]
-                if FORWARD:
-                    z_next = tl.load(normed_ptr + following + i[None, :], mask=inside[None, :], other=0.0)
-                    z_next = z_next * scale[None, :] + shift[None, :]
+                z_next = tl.load(normed_ptr + following + i[None, :], mask=inside[None, :], other=0.0)
+                z_next = z_next * scale[None, :] + shift[None, :]
         if SCALER:
             s_at = head * INPUTS * OUT + i[:, None] * OUT + o[None, :]
             s = tl.load(scaler_ptr + s_at, mask=mask, other=0.0)
@@ -134,13 +128,12 @@ def update_and_forward(
                 tl.store(weight_ptr + at, w, mask=mask, eviction_policy="evict_first")
                 tl.store(first_ptr + at, m, mask=mask, eviction_policy="evict_first")
                 tl.store(second_ptr + at, v, mask=mask, eviction_policy="evict_first")
-            if FORWARD:
-                if SCALER:
-                    w *= s_next
-                sums, gram = forward_tile(
-                    sums, gram, w, z_next if NORM0 else x_next, inside, k, low, inverse, sharpness, KIND0, ORDER, BATCH,
-                    FEW, GRAM, PRECISION,
-                )  # fmt: skip
+            if SCALER:
+                w *= s_next
+            sums, gram = forward_tile(
+                sums, gram, w, z_next if NORM0 else x_next, inside, k, low, inverse, sharpness, KIND0, ORDER, BATCH,
+                FEW, GRAM, PRECISION,
+            )  # fmt: skip
         if KIND1 >= 0:
             at = head * FEATURES * OUT + (INPUTS * WIDTH0 + i)[:, None] * OUT + o[None, :]
             w = tl.load(weight_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
@@ -154,21 +147,19 @@ def update_and_forward(
                 tl.store(weight_ptr + at, w, mask=mask, eviction_policy="evict_first")
                 tl.store(first_ptr + at, m, mask=mask, eviction_policy="evict_first")
                 tl.store(second_ptr + at, v, mask=mask, eviction_policy="evict_first")
-            if FORWARD:
-                sums, gram = forward_tile(
-                    sums, gram, w, z_next if NORM1 else x_next, inside, 0, low, inverse, sharpness, KIND1, ORDER, BATCH,
-                    FEW, GRAM, PRECISION,
-                )  # fmt: skip
-    if FORWARD:
-        place = (head * SPLITS + share) * ROWS
-        if FEW:
-            for r in tl.static_range(BATCH):
-                tl.store(output_ptr + (place + r) * OUT_PAD + o, tl.sum(sums[r], axis=0))
-                if GRAM:
-                    for c in tl.static_range(BATCH):
-                        tl.store(gram_ptr + (place + r) * ROWS + c, tl.sum(gram[r * BATCH + c], axis=0))
-        else:
-            tl.store(output_ptr + (place + b[:, None]) * OUT_PAD + o[None, :], sums)
+            sums, gram = forward_tile(
+                sums, gram, w, z_next if NORM1 else x_next, inside, 0, low, inverse, sharpness, KIND1, ORDER, BATCH,
+                FEW, GRAM, PRECISION,
+            )  # fmt: skip
+    place = (head * SPLITS + share) * ROWS
+    if FEW:
+        for r in tl.static_range(BATCH):
+            tl.store(output_ptr + (place + r) * OUT_PAD + o, tl.sum(sums[r], axis=0))
             if GRAM:
-                c = tl.arange(0, ROWS)
-                tl.store(gram_ptr + (place + b[:, None]) * ROWS + c[None, :], gram)
+                for c in tl.static_range(BATCH):
+                    tl.store(gram_ptr + (place + r) * ROWS + c, tl.sum(gram[r * BATCH + c], axis=0))
+    else:
+        tl.store(output_ptr + (place + b[:, None]) * OUT_PAD + o[None, :], sums)
+        if GRAM:
+            c = tl.arange(0, ROWS)
+            tl.store(gram_ptr + (place + b[:, None]) * ROWS + c[None, :], gram)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from pipeline.fit.gpu.bases import slope, value
-from pipeline.fit.gpu.products import adamw
+from pipeline.fit.gpu.products import LOG_BETA1, LOG_BETA2, adamw, one_minus_power
 
 __all__ = ["clip_and_update", "loss_and_gradients"]
 
@@ -100,11 +100,8 @@ def _clip_and_update(
     factor = tl.where(live, tl.minimum(tl.load(clip_ptr + head) / (norm + 1e-6), 1.0), 0.0)
     rate = tl.where(live, tl.load(rate_ptr + head) * (1.0 - t / tl.load(span_ptr + 1).to(tl.float32)), 0.0)
     decay = 1.0 - rate * tl.load(decay_ptr + head)
-    # 1 - beta^t without cancellation at small t: the logarithms of 0.9 and 0.999.
-    power1 = 1.0 - tl.exp((t + 1.0) * -0.10536051565782628)
-    power2 = 1.0 - tl.exp((t + 1.0) * -0.0010005003335835335)
-    rate = rate / power1
-    correction = 1.0 / tl.sqrt(power2)
+    rate = rate / one_minus_power(t + 1.0, LOG_BETA1)
+    correction = 1.0 / tl.sqrt(one_minus_power(t + 1.0, LOG_BETA2))
     # All threads have read what is written from here on.
     tl.debug_barrier()
     tl.store(diverged_ptr + head, diverged)

@@ -94,7 +94,7 @@ class Part:
         self.before = torch.zeros(self.heads, 2, first.inputs, device=device) if first.normed else self.output
 
     def begin(self, epoch: Epoch, order: Tensor, replicate_of: Tensor) -> None:
-        """Start an epoch: `order` int32 [replicates, at least steps * batch], `replicate_of` int32 [heads]."""
+        """Start an epoch: `order` int32 [replicates, at least (steps + 1) * batch], `replicate_of` int32 [heads]."""
         if self.order is not order:
             # A captured step knows these by their addresses.
             self.order, self.replicate_of, self._graph = order, replicate_of.clone(), None
@@ -104,7 +104,7 @@ class Part:
         self.span.copy_(torch.tensor(span, dtype=torch.int32))
         self.total.zero_()
 
-    def _first(self, *, update: bool, forward: bool) -> None:
+    def _first(self, *, update: bool) -> None:
         first, weight, tuning = self.network.layers[0], self.tensors["layers.0.weight"], self.tuning
         scaler = self.tensors.get("layers.0.scaler", weight)
         update_and_forward[(self.heads, tuning.splits)](
@@ -113,7 +113,7 @@ class Part:
             self.rows.normed, self._affine(0), self.before, self.order, self.replicate_of, self.delta, self.scalar,
             self.output, self.gram, self.turn, self.order.shape[1], self.small.shape[2], *grid_numbers(first),
             INPUTS=first.inputs, FEATURES=first.features, OUT=first.outputs, OUT_PAD=self.out_pad, BATCH=self.batch,
-            ROWS=self.padded, **kinds(first), TILE=tuning.tile, SPLITS=tuning.splits, UPDATE=update, FORWARD=forward,
+            ROWS=self.padded, **kinds(first), TILE=tuning.tile, SPLITS=tuning.splits, UPDATE=update,
             GRAM=self.gram_inside, SCALER=first.scaler, PRECISION=tuning.precision, num_warps=tuning.warps,
             num_stages=tuning.stages,
         )  # fmt: skip
@@ -187,15 +187,12 @@ class Part:
         """Launches of an epoch of so many steps, in order."""
         return steps + 1
 
-    def launch(self, number: int, steps: int) -> None:
-        """The first minibatch's forward; all steps but the last; the last one, which no forward follows."""
+    def launch(self, number: int) -> None:
+        """The first minibatch's forward, then steps. The last one's forward is of rows that no step will see."""
         if number == 0:
-            self._first(update=False, forward=True)
-        elif number < steps:
-            self._step()
+            self._first(update=False)
         else:
-            self._middle()
-            self._first(update=True, forward=False)
+            self._step()
 
     def _step(self) -> None:
         """One step and the next one's forward."""
@@ -203,11 +200,11 @@ class Part:
             self._graph.replay()
             return
         self._middle()
-        self._first(update=True, forward=True)
+        self._first(update=True)
         if self.total.device.type == "cuda":
             # The first step compiles the kernels; the graph is captured behind it.
             torch.cuda.current_stream().synchronize()
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, stream=self.stream):
                 self._middle()
-                self._first(update=True, forward=True)
+                self._first(update=True)

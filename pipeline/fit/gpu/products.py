@@ -9,7 +9,19 @@ import triton.language as tl
 
 from pipeline.fit.gpu.bases import slope, value
 
-__all__ = ["adamw", "affine_rows", "backward_tile", "delta_rows", "forward_tile", "gradient_tile", "rows_of"]
+__all__ = [
+    "adamw",
+    "affine_rows",
+    "backward_tile",
+    "delta_rows",
+    "forward_tile",
+    "gradient_tile",
+    "one_minus_power",
+    "rows_of",
+]
+
+#: Logarithms of AdamW's 0.9 and 0.999.
+LOG_BETA1, LOG_BETA2 = tl.constexpr(-0.10536051565782628), tl.constexpr(-0.0010005003335835335)
 
 
 @triton.jit
@@ -21,6 +33,20 @@ def adamw(w, m, v, g, decay, rate, correction):
     # d is positive, so this is 1 / d, in two instructions where a division takes eight.
     r = tl.rsqrt(d)
     return w * decay - rate * m * (r * r), m, v
+
+
+@triton.jit
+def one_minus_power(steps, LOG: tl.constexpr):
+    """1 - beta^steps from beta's logarithm.
+
+    While that is small, by the series of the exponential: subtracting from 1 would leave four digits of 1 - 0.999, and
+    Adam's first steps carry such errors far.
+    """
+    y = steps * LOG
+    series = 1.0 + y / 8
+    for n in tl.static_range(6):
+        series = 1.0 + y / (7 - n) * series
+    return tl.where(y > -0.5, -y * series, 1.0 - tl.exp(y))
 
 
 @triton.jit

@@ -8,62 +8,10 @@ import triton
 import triton.language as tl
 
 from pipeline.fit.gpu.bases import slope, value
-from pipeline.fit.gpu.products import adamw
+from pipeline.fit.gpu.products import LOG_BETA1, LOG_BETA2, adamw, one_minus_power
+from pipeline.fit.gpu.small_products import expansions, outer_products, row_numbers, sums_of
 
 __all__ = ["train_small"]
-
-
-@triton.jit
-def _add1(a, b):
-    return a + b
-
-
-@triton.jit
-def _add2(a0, a1, b0, b1):
-    return a0 + b0, a1 + b1
-
-
-@triton.jit
-def _add4(a0, a1, a2, a3, b0, b1, b2, b3):
-    return a0 + b0, a1 + b1, a2 + b2, a3 + b3
-
-
-@triton.jit
-def _sums(parts, BATCH: tl.constexpr):
-    """The sum over axis 0 of every member of a tuple of BATCH tensors, in one exchange between warps."""
-    if BATCH == 1:
-        found = (tl.sum(parts[0], axis=0),)
-    elif BATCH == 2:
-        found = tl.reduce(parts, 0, _add2)
-    else:
-        found = tl.reduce(parts, 0, _add4)
-    return found
-
-
-@triton.jit
-def _rows(phi_ptr, at, f, inside, FEATURES: tl.constexpr, BATCH: tl.constexpr):
-    found = ()
-    for r in tl.static_range(BATCH):
-        found = found + (tl.load(phi_ptr + at[r] * FEATURES + f, mask=inside, other=0.0),)
-    return found
-
-
-@triton.jit
-def _numbers(order_ptr, turn, steps, BATCH: tl.constexpr):
-    """Row numbers of a step's minibatch, of the last one behind it."""
-    found = ()
-    for r in tl.static_range(BATCH):
-        found = found + (tl.load(order_ptr + tl.minimum(turn, steps - 1) * BATCH + r).to(tl.int64),)
-    return found
-
-
-@triton.jit
-def _product(phi, d, BATCH: tl.constexpr):
-    """Sum over the minibatch of phi [rows] times d [hidden]."""
-    g = phi[0][:, None] * d[0][None, :]
-    for r in tl.static_range(1, BATCH):
-        g += phi[r][:, None] * d[r][None, :]
-    return g
 
 
 @triton.jit(do_not_specialize=["order_stride", "table_stride", "launch_steps"])
@@ -141,22 +89,22 @@ def train_small(
             a = a + (tl.load(small_ptr + at),)
             am = am + (tl.load(small_first_ptr + at),)
             av = av + (tl.load(small_second_ptr + at),)
-    following = _numbers(order_ptr, turn, steps, BATCH)
+    following = row_numbers(order_ptr, turn, steps, BATCH)
     while turn < end:
         rows = following
-        following = _numbers(order_ptr, turn + 1, steps, BATCH)
+        following = row_numbers(order_ptr, turn + 1, steps, BATCH)
         count = tl.where(turn == steps - 1, last, BATCH)
-        phi = _rows(phi_ptr, rows, f, inside_f, FEATURES, BATCH)
+        phi = expansions(phi_ptr, rows, f, inside_f, FEATURES, BATCH)
         parts = ()
         for r in tl.static_range(BATCH):
             parts = parts + (phi[r][:, None] * w,)
-        x = _sums(parts, BATCH)
+        x = sums_of(parts, BATCH)
         if SECOND:
-            psi = _rows(phi_ptr + SPLIT, rows, e, inside_e, FEATURES, BATCH)
+            psi = expansions(phi_ptr + SPLIT, rows, e, inside_e, FEATURES, BATCH)
             parts = ()
             for r in tl.static_range(BATCH):
                 parts = parts + (psi[r][:, None] * we,)
-            more = _sums(parts, BATCH)
+            more = sums_of(parts, BATCH)
             parts = ()
             for r in tl.static_range(BATCH):
                 parts = parts + (x[r] + more[r],)
@@ -180,7 +128,7 @@ def train_small(
                 if KIND1 >= 0:
                     part += tl.where((k == c)[:, None], psi2[r][None, :] * s, 0.0)
                 parts = parts + (part,)
-            parts = _sums(parts, BATCH)
+            parts = sums_of(parts, BATCH)
             for r in tl.static_range(BATCH):
                 one = tl.sum(parts[r], axis=0)
                 if AT_BIAS1 >= 0:
@@ -228,7 +176,7 @@ def train_small(
                 by_rows = by_rows + (by_row,)
                 back += s * by_row[:, None] * slope(x[r], 0, low, inverse, sharpness, KIND1, ORDER)[None, :]
             parts = parts + (back,)
-        d = _sums(parts, BATCH)
+        d = sums_of(parts, BATCH)
         # The squared norm: of the first layer's gradient through the products of the minibatch's rows.
         squares = tl.zeros((OUT_PAD,), tl.float32)
         for r in tl.static_range(BATCH):
@@ -251,7 +199,7 @@ def train_small(
             by_u = by_u + (g,)
             norms += g * g
         if KIND1 >= 0:
-            by_s = tl.where(mask_c, _product(by_rows, psi2, BATCH), 0.0)
+            by_s = tl.where(mask_c, outer_products(by_rows, psi2, BATCH), 0.0)
             norms += by_s * by_s
         norm = tl.sum(tl.sum(norms, axis=0), axis=0)
         if AT_BIAS1 >= 0:
@@ -270,16 +218,15 @@ def train_small(
         factor = tl.where(live, tl.minimum(clip / (norm + 1e-6), 1.0), 0.0)
         rate = tl.where(live, base_rate * (1.0 - t / all_steps.to(tl.float32)), 0.0)
         decay = 1.0 - rate * base_decay
-        # 1 - beta^t without cancellation at small t: the logarithms of 0.9 and 0.999.
-        rate = rate / (1.0 - tl.exp((t + 1.0) * -0.10536051565782628))
-        correction = 1.0 / tl.sqrt(1.0 - tl.exp((t + 1.0) * -0.0010005003335835335))
+        rate = rate / one_minus_power(t + 1.0, LOG_BETA1)
+        correction = 1.0 / tl.sqrt(one_minus_power(t + 1.0, LOG_BETA2))
         parts = ()
         for r in tl.static_range(BATCH):
             parts = parts + (tl.where(live, d[r] * factor, 0.0),)
         d = parts
-        w, m, v = adamw(w, m, v, _product(phi, d, BATCH), decay, rate, correction)
+        w, m, v = adamw(w, m, v, outer_products(phi, d, BATCH), decay, rate, correction)
         if SECOND:
-            we, me, ve = adamw(we, me, ve, _product(psi, d, BATCH), decay, rate, correction)
+            we, me, ve = adamw(we, me, ve, outer_products(psi, d, BATCH), decay, rate, correction)
         new = ()
         new_m = ()
         new_v = ()

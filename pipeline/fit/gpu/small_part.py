@@ -38,7 +38,7 @@ class SmallPart(Part):
         """Launches of an epoch of so many steps."""
         return -(-steps // LAUNCH_STEPS)
 
-    def launch(self, number: int, steps: int) -> None:  # noqa: ARG002
+    def launch(self, number: int) -> None:  # noqa: ARG002
         """Train up to `LAUNCH_STEPS` steps."""
         (first, last), rows = self.network.layers, self.rows
         split = first.inputs * first.widths[0]

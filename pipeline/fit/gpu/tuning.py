@@ -19,7 +19,8 @@ class Tuning:
 
     `tile` is a tile's inputs, `splits` the programs of a head's first layer, `warps` and `stages` Triton's, for the
     first layer, its norm, the kernels between (middle) and heads on the chip (small); `parts` divide the pack into
-    streams of their own; `precision` is that of products on the matrix units (`tl.dot`).
+    streams of their own; `precision` is that of products on the matrix units (`tl.dot`); with `table`, Gram matrices
+    are looked up among the products of all rows, where these fit.
     """
 
     tile: int
@@ -33,6 +34,7 @@ class Tuning:
     small_warps: int = 4
     parts: int = 2
     precision: str = "tf32x3"
+    table: bool = True
 
     def __post_init__(self) -> None:
         for name in ("tile", "norm_tile", "warps", "norm_warps", "middle_warps", "small_warps"):
