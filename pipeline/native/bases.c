@@ -274,22 +274,23 @@ static void pointwise_backward(int basis, const float *x, int count, const float
             dx[i] += g[i] * slope_of(basis, x[i]);
 }
 
-void basis_values(const Layer *l, const Branch *b, const float *x, float *out)
+void basis_values(const Layer *l, const Branch *b, const float *x, int count, float *out)
 {
     if (b->basis == B_SPLINE || b->basis == RADIAL || b->basis == SWITCH)
-        gridded(l, b->basis, x, l->inputs, b->width, out);
+        gridded(l, b->basis, x, count, b->width, out);
     else if (b->width > 1)
-        series(b->basis, x, l->inputs, b->width, out);
+        series(b->basis, x, count, b->width, out);
     else
-        pointwise(b->basis, x, l->inputs, out);
+        pointwise(b->basis, x, count, out);
 }
 
-void basis_backward(const Layer *l, const Branch *b, const float *x, const float *value, const float *g, float *dx)
+void basis_backward(const Layer *l, const Branch *b, const float *x, int count, const float *value, const float *g,
+                    float *dx)
 {
     if (b->basis == B_SPLINE || b->basis == RADIAL || b->basis == SWITCH)
-        gridded_backward(l, b->basis, x, l->inputs, b->width, value, g, dx);
+        gridded_backward(l, b->basis, x, count, b->width, value, g, dx);
     else if (b->width > 1)
-        series_backward(b->basis, l->inputs, b->width, value, g, dx);
+        series_backward(b->basis, count, b->width, value, g, dx);
     else
-        pointwise_backward(b->basis, x, l->inputs, g, dx);
+        pointwise_backward(b->basis, x, count, g, dx);
 }

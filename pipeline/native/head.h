@@ -10,7 +10,8 @@ enum {
     FOURIER, CHEBYSHEV
 };
 enum { MAX_BRANCHES = 4, MAX_LAYERS = 24 };
-enum { TILE = 128 }; /* features that are taken at once, at most */
+enum { TILE = 128, WIDE = 64 }; /* features that are taken at once, at most: forward, and backward */
+enum { MOST_ROWS = 64 };        /* rows that are taken at once backward, at most */
 
 /* A tensor with its AdamW moments; all three have the same layout. */
 typedef struct {
@@ -73,19 +74,21 @@ enum { LANES = 4 };
 #endif
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* bases.c: one basis over a row [inputs] of x or, backward, what it adds to dx. */
-void basis_values(const Layer *layer, const Branch *branch, const float *x, float *out);
-void basis_backward(const Layer *layer, const Branch *branch, const float *x, const float *value, const float *gradient,
-                    float *dx);
+/* bases.c: one basis over x [count] or, backward, what it adds to dx. */
+void basis_values(const Layer *layer, const Branch *branch, const float *x, int count, float *out);
+void basis_backward(const Layer *layer, const Branch *branch, const float *x, int count, const float *value,
+                    const float *gradient, float *dx);
 
 /* expand.c */
 void expand(const Layer *layer, int rows);
 void expand_backward(const Layer *layer, int rows, float *input_gradient);
+int expand_backward_first(const Layer *layer, int rows);
 
 /* products.c */
 void product(const Layer *layer, const float *const *row, int rows, float *out);
 void product_gradient(const float *const *row, int rows, int from, int to, const float *delta, int columns, float *out);
 void product_backward(const Layer *layer, int rows, float *out);
+void product_backward_tile(const Layer *layer, int start, int rows, int from, int wide, float *out);
 
 /* weights.c */
 typedef struct {

@@ -119,8 +119,6 @@ static void turn(const float *from, int64_t stride, int wide, int count, float *
         }
 }
 
-enum { MOST_ROWS = 64 };
-
 /* out[rows, columns] = expansion[rows, features] weights[features, columns], a tile of the weights at a time so that it
    stays in the first-level cache for all rows. */
 void product(const Layer *l, const float *const *row, int rows, float *out)
@@ -139,28 +137,33 @@ void product_gradient(const float *const *row, int rows, int from, int to, const
     multiply(row, to - from, rows, delta, columns, out, 1, from);
 }
 
+/* out[rows, WIDE] = delta[start:start + rows, columns] weights[from:from + wide, columns] transposed, for `wide` up to
+   WIDE and `rows` up to MOST_ROWS. */
+void product_backward_tile(const Layer *l, int start, int rows, int from, int wide, float *out)
+{
+    const int columns = l->columns;
+    const float *weight = scaled_weights(l, from, from + wide), *left[MOST_ROWS];
+    float turned[WIDE * 256];
+    memset(out, 0, sizeof(float) * rows * WIDE);
+    for (int c = 0; c < columns; c += 256) {
+        const int count = columns - c < 256 ? columns - c : 256;
+        turn(weight + c, columns, wide, count, turned, WIDE);
+        for (int r = 0; r < rows; r++)
+            left[r] = l->delta + (int64_t)(start + r) * columns + c;
+        multiply(left, rows, count, turned, WIDE, out, 0, 0);
+    }
+}
+
 /* out[rows, features] = delta[rows, columns] weights[features, columns] transposed. */
 void product_backward(const Layer *l, int rows, float *out)
 {
-    enum { WIDE = 64 };
-    const int columns = l->columns;
-    float turned[WIDE * 256], result[MOST_ROWS * WIDE];
-    for (int f = 0; f < l->features; f += WIDE) {
-        const int wide = l->features - f < WIDE ? l->features - f : WIDE;
-        const float *weight = scaled_weights(l, f, f + wide);
+    float tile[MOST_ROWS * WIDE];
+    for (int f = 0; f < l->features; f += WIDE)
         for (int start = 0; start < rows; start += MOST_ROWS) {
+            const int wide = l->features - f < WIDE ? l->features - f : WIDE;
             const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
-            memset(result, 0, sizeof(float) * some * WIDE);
-            for (int c = 0; c < columns; c += 256) {
-                const int count = columns - c < 256 ? columns - c : 256;
-                const float *left[MOST_ROWS];
-                turn(weight + c, columns, wide, count, turned, WIDE);
-                for (int r = 0; r < some; r++)
-                    left[r] = l->delta + (int64_t)(start + r) * columns + c;
-                multiply(left, some, count, turned, WIDE, result, 0, 0);
-            }
+            product_backward_tile(l, start, some, f, wide, tile);
             for (int r = 0; r < some; r++)
-                memcpy(out + (int64_t)(start + r) * l->stride + f, result + r * WIDE, sizeof(float) * wide);
+                memcpy(out + (int64_t)(start + r) * l->stride + f, tile + r * WIDE, sizeof(float) * wide);
         }
-    }
 }

@@ -104,9 +104,11 @@ static double backward(Head *h, int rows)
         }
         const int above = n % h->depth != 0; /* another layer lies below */
         if (above || l->normed || l->units) {
-            product_backward(l, rows, l->expansion_gradient);
             float *below = above ? h->layer[n - 1].expansion_gradient : 0;
-            expand_backward(l, rows, below);
+            if (above || !expand_backward_first(l, rows)) {
+                product_backward(l, rows, l->expansion_gradient);
+                expand_backward(l, rows, below);
+            }
             if (above) {
                 Layer *under = &h->layer[n - 1];
                 memset(under->delta, 0, sizeof(float) * rows * under->columns);
