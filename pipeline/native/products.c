@@ -6,11 +6,11 @@
 #include "head.h"
 
 #if defined(__AVX512F__)
-enum { MOST_SUMS = 24, BLOCK_VECTORS = 4 };
+enum { MOST_SUMS = 24, BLOCK_VECTORS = 4, MOST_VECTORS = 5 };
 #elif defined(__AVX__)
-enum { MOST_SUMS = 12, BLOCK_VECTORS = 2 };
+enum { MOST_SUMS = 12, BLOCK_VECTORS = 2, MOST_VECTORS = 2 };
 #else
-enum { MOST_SUMS = 8, BLOCK_VECTORS = 2 };
+enum { MOST_SUMS = 8, BLOCK_VECTORS = 2, MOST_VECTORS = 2 };
 #endif
 
 /* out[r, c] += sum over k of left(r, k) * right[k, c] for r < ROWS and VECTORS vectors of columns. left(r, k) is
@@ -24,7 +24,7 @@ static inline __attribute__((always_inline)) void block(
         for (int v = 0; v < VECTORS; v++)
             sum[r * VECTORS + v] = *(const vector *)(out + r * out_stride + v * LANES);
     for (int k = 0; k < count; k++) {
-        vector x[BLOCK_VECTORS];
+        vector x[MOST_VECTORS];
         for (int v = 0; v < VECTORS; v++)
             x[v] = *(const vector *)(right + k * right_stride + v * LANES);
         for (int r = 0; r < ROWS; r++) {
@@ -61,13 +61,23 @@ static inline __attribute__((always_inline)) void multiply(
     const float *const *left, int rows, int count, const float *right, int columns, float *out, const int TURNED,
     int64_t at)
 {
-    int c = 0;
-    for (; c + LANES * BLOCK_VECTORS <= columns; c += LANES * BLOCK_VECTORS)
-        rows_block(left, rows, count, right + c, columns, out + c, columns, BLOCK_VECTORS, TURNED, at);
-    for (; BLOCK_VECTORS > 2 && c + LANES * 2 <= columns; c += LANES * 2)
-        rows_block(left, rows, count, right + c, columns, out + c, columns, 2, TURNED, at);
-    for (; c < columns; c += LANES)
-        rows_block(left, rows, count, right + c, columns, out + c, columns, 1, TURNED, at);
+    for (int c = 0; c < columns;) {
+        /* Every pass reads all of `left`, so that the last columns go together: 5 vectors as 5, 6 as 3 and 3. */
+        const int have = (columns - c) / LANES;
+        const int take = have < BLOCK_VECTORS ? have : BLOCK_VECTORS > 2 && have == 5 ? 5
+                         : BLOCK_VECTORS > 2 && have == 6 ? 3 : BLOCK_VECTORS;
+        if (BLOCK_VECTORS > 2 && take == 5)
+            rows_block(left, rows, count, right + c, columns, out + c, columns, 5, TURNED, at);
+        else if (BLOCK_VECTORS > 2 && take == 4)
+            rows_block(left, rows, count, right + c, columns, out + c, columns, 4, TURNED, at);
+        else if (BLOCK_VECTORS > 2 && take == 3)
+            rows_block(left, rows, count, right + c, columns, out + c, columns, 3, TURNED, at);
+        else if (take == 2)
+            rows_block(left, rows, count, right + c, columns, out + c, columns, 2, TURNED, at);
+        else
+            rows_block(left, rows, count, right + c, columns, out + c, columns, 1, TURNED, at);
+        c += take * LANES;
+    }
 }
 
 #if defined(__GNUC__) && !defined(__clang__)
