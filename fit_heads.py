@@ -6,6 +6,8 @@ import click
 
 from cli.bench import bench
 from cli.common import KanglueGroup
+from cli.continual import continual
+from cli.explain import explain, refine
 from cli.heads import run, sweep
 from cli.report import report
 from cli.submit import submit
@@ -24,6 +26,9 @@ COMMANDS = (
     submit,
     export,
     load,
+    explain,
+    refine,
+    continual,
     bench,
 )
 

@@ -107,11 +107,23 @@ def _solver(weights: list[Tensor], name: str, lr: float) -> torch.optim.Optimize
     )
 
 
-def train_kan(config: HeadConfig, data: FitData, on_step: Callable[[], None] = lambda: None) -> Outcome:
-    """Train one head; an epoch is one step of its optimiser, over `batch_size` rows (all, where there are no more)."""
+def train_kan(
+    config: HeadConfig, data: FitData, on_step: Callable[[], None] = lambda: None, *,
+    first: Mapping[str, Tensor] | None = None, last: bool = False,
+) -> Outcome:  # fmt: skip
+    """Train one head; an epoch is one step of its optimiser, over `batch_size` rows (all, where there are no more).
+
+    From the weights `first`, grids stay where they are: they belong to what was learned there. With `last`, the head is
+    as its last step left it.
+    """
     network = build_network(config, data.inputs, data.outputs)
     begin = time.perf_counter()
-    first = start(network.widths, config.grid, config.order, config.grid_range, config.seed)
+    begun = first is not None
+    first = (
+        {name: tensor.double() for name, tensor in first.items()}
+        if begun
+        else start(network.widths, config.grid, config.order, config.grid_range, config.seed)
+    )
     one = replicate(data, config.seed, config.protocol)
     features = torch.from_numpy(np.ascontiguousarray(data.features["train"], np.float64))
     if one.selection is None:
@@ -119,6 +131,8 @@ def train_kan(config: HeadConfig, data: FitData, on_step: Callable[[], None] = l
     else:
         held = data.features["train"][one.selection], data.labels["train"][one.selection]
     held_x, held_targets = torch.from_numpy(held[0].astype(np.float64)), standardised(data, held[1])
+    if config.base == "zero":  # splines of fixed scale alone, as in the KAN paper's continual learning
+        first = first | {name: torch.zeros_like(t) for name, t in first.items() if name.endswith("scale_base")}
     x, targets = features[one.train], data.targets[one.train]
     targets = targets if data.task.labels is not None else targets.double()
     small = config.batch_size < len(x)
@@ -132,7 +146,7 @@ def train_kan(config: HeadConfig, data: FitData, on_step: Callable[[], None] = l
         found = {name: float(value[0]) for name, value in split_metrics(outputs.unsqueeze(0), held[1], data).items()}
         score = float(metric_value(found, data.task.main_metric))
         curve.append((value, lost, score))
-        if score > best["score"] or (score == best["score"] and lost < best["loss"]):
+        if last or score > best["score"] or (score == best["score"] and lost < best["loss"]):
             best.update(score=score, loss=lost, epoch=step + 1, selection=found)
             best["tensors"] = {name: tensor.detach().clone() for name, tensor in state.items()}
         on_step()
@@ -143,7 +157,8 @@ def train_kan(config: HeadConfig, data: FitData, on_step: Callable[[], None] = l
             first, x,
             (lambda outputs, rows: _loss(outputs, targets[rows])) if small else (lambda o: _loss(o, targets)),
             steps=config.epochs, optimiser=config.optimiser, lr=config.lr, lamb=config.lamb,
-            entropy=config.lamb_entropy, on_step=select,
+            entropy=config.lamb_entropy, on_step=select, grids=not (begun or last),
+            trained=("coef",) if config.base == "zero" else TRAINED,
             rows=(lambda step: _rows(one, step, config.batch_size)) if small else None,
         )  # fmt: skip
     except Diverged as error:

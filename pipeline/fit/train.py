@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ from pipeline.heads.extend import extend_grid
 from pipeline.heads.families import HEADS, build_network
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.schedule import stages
-from pipeline.heads.starts import starts
+from pipeline.heads.starts import stack, starts
 from pipeline.metrics import metric_value
 from pipeline.progress import say
 
@@ -87,13 +87,19 @@ class _Best:
 class _Pack:
     """The state of one pack in training; heads are ordered by seed so that a replicate's heads are neighbours."""
 
-    def __init__(self, configs: Sequence[HeadConfig], data: FitData, device: torch.device) -> None:
+    def __init__(
+        self, configs: Sequence[HeadConfig], data: FitData, device: torch.device,
+        first: Sequence[Mapping[str, Tensor]] | None,
+    ) -> None:  # fmt: skip
         self.configs, self.data, self.device = configs, data, device
         self.shape = configs[0]
         self.stages = stages(self.shape)
         self.network = build_network(replace(self.shape, grid=self.stages[0]), data.inputs, data.outputs)
         self.targets = data.targets.to(device)
-        self._begin(starts(configs, self.network, device))
+        begun = starts(configs, self.network, device)
+        if first is not None:
+            begun = {name: tensor.to(device) for name, tensor in stack(list(first)).items()}
+        self._begin(begun)
         seeds = sorted({config.seed for config in configs})
         self.replicates = [replicate(data, seed, self.shape.protocol) for seed in seeds]
         number = {seed: place for place, seed in enumerate(seeds)}
@@ -223,21 +229,31 @@ def train_pack(
     data: FitData,
     device: torch.device,
     on_epoch: Callable[[], None] = lambda: None,
+    *,
+    first: Sequence[Mapping[str, Tensor]] | None = None,
+    last: bool = False,
 ) -> list[Outcome]:
     """Train heads of one shape together; returns their outcomes in the order given.
 
     All configurations must agree in everything but seed, lr, weight_decay and clip. `on_epoch` is called after every
     epoch. A single head is a pack of one; pykan's heads, which have a loop of their own, train one after another.
+    `first` are each head's first weights instead of its own draw; with `last`, heads are as their last epoch left
+    them instead of as their best one did.
     """
     if HEADS[configs[0].head].own_loop:
         from pipeline.fit.kan_train import train_kan
 
-        return [train_kan(config, data, lambda: on_epoch()) for config in configs]
+        begun = first or [None] * len(configs)
+        pairs = zip(configs, begun, strict=True)
+        return [train_kan(config, data, on_epoch, first=one, last=last) for config, one in pairs]
     order = sorted(range(len(configs)), key=lambda head: configs[head].seed)
     begin = time.perf_counter()
-    pack = _Pack([configs[head] for head in order], data, device)
+    begun = None if first is None else [first[head] for head in order]
+    pack = _Pack([configs[head] for head in order], data, device, begun)
     for epoch in range(pack.shape.epochs):
         pack.select(epoch, pack.run_epoch(epoch))
         on_epoch()
+    if last:
+        pack.best.tensors = {name: tensor.clone() for name, tensor in pack.engine.tensors.items()}
     done = pack.outcomes(time.perf_counter() - begin)
     return [done[order.index(head)] for head in range(len(configs))]

@@ -129,10 +129,11 @@ HEADS: dict[str, Family] = {
         source="the sum of effi_kan, fast_kan and faster_kan", stacks=("effi_kan", "fast_kan", "faster_kan"),
     ),
     "kan": Family(
-        ("hidden", "grid", "order", "grid_range", "optimiser", "lamb", "lamb_entropy"),
+        ("hidden", "base", "grid", "order", "grid_range", "optimiser", "lamb", "lamb_entropy"),
         source="pykan, arXiv 2404.19756", own_loop=True,
         defaults={
             "hidden": (5,), "epochs": 50, "batch_size": 4096, "optimiser": "lbfgs", "lamb": 0.0, "lamb_entropy": 2.0,
+            "base": "silu",
         },
         fixed={"weight_decay": 0.0, "clip": math.inf, "starts": "package"}, rates={"lbfgs": 1.0, "adam": 1e-2},
     ),

@@ -97,6 +97,7 @@ def _check(config: HeadConfig) -> None:
         known = (*(("none",) if config.head == "bspline_mlp" else ()), *ACTIVATIONS)
         need(config.activation in known, "activation", f"one of {', '.join(known)}")
     if config.optimiser is not None:
+        need(config.base in (None, "zero", "silu"), "base", "zero or silu (of kan)")
         known = tuple(HEADS[config.head].rates)
         need(config.optimiser in known, "optimiser", f"one of {', '.join(known)}")
         need(0 <= config.lamb < math.inf, "lamb", "a number of at least 0")
