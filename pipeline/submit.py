@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline import _verb
 from pipeline.errors import CacheError, ConfigError, KanglueError, ResultsError
+from pipeline.leaderboard import FILES, TestFile, constant, validate, words
 from pipeline.metrics import metric_value
 from pipeline.store import Cache, open_cache
 from pipeline.store.schema import FINGERPRINT, difference
@@ -32,46 +33,6 @@ __all__ = ["FILES", "Submission", "SubmittedFile", "TestFile", "submit"]
 
 #: Rows that are predicted at a time.
 CHUNK_ROWS = 4096
-LOWEST, HIGHEST = 0.0, 5.0
-
-
-@dataclass(frozen=True)
-class TestFile:
-    """One file of a submission: the task whose head predicts it, and the cache's task and split that it predicts."""
-
-    name: str
-    head_task: str
-    task: str
-    split: str = "test"
-    words: bool = False
-
-    @property
-    def rows(self) -> int:
-        """GLUE's number of rows."""
-        return TASKS[self.task].rows[self.split]
-
-    @property
-    def predictions(self) -> tuple[str, ...] | None:
-        """What a line may say; `None` for scores."""
-        labels = TASKS[self.head_task].labels
-        if labels is None:
-            return None
-        return labels if self.words else tuple(str(number) for number in range(len(labels)))
-
-
-FILES: tuple[TestFile, ...] = (
-    TestFile("CoLA.tsv", "cola", "cola"),
-    TestFile("SST-2.tsv", "sst2", "sst2"),
-    TestFile("MRPC.tsv", "mrpc", "mrpc"),
-    TestFile("STS-B.tsv", "stsb", "stsb"),
-    TestFile("MNLI-m.tsv", "mnli", "mnli", "test_matched", words=True),
-    TestFile("MNLI-mm.tsv", "mnli", "mnli", "test_mismatched", words=True),
-    TestFile("QNLI.tsv", "qnli", "qnli", words=True),
-    TestFile("RTE.tsv", "rte", "rte", words=True),
-    TestFile("WNLI.tsv", "wnli", "wnli"),
-    TestFile("QQP.tsv", "qqp", "qqp"),
-    TestFile("AX.tsv", "mnli", "ax", words=True),
-)
 
 
 @dataclass(frozen=True)
@@ -143,7 +104,7 @@ def submit(
     if missing and fill:
         for file in FILES:
             if file.name in missing:
-                lines[file.name] = _constant(file)
+                lines[file.name] = constant(file)
                 done.append(SubmittedFile(file.name, file.rows))
     elif missing and not (partial and done):
         said = "; ".join(f"{name}: {why}" for name, why in missing.items())
@@ -153,7 +114,7 @@ def submit(
         )
     for file in FILES:
         if file.name in lines:
-            _validate(file, lines[file.name], partial)
+            validate(file, lines[file.name], partial)
     archive = _write(place, lines, zip)
     order = [file.name for file in FILES]
     done.sort(key=lambda one: order.index(one.file))
@@ -215,7 +176,7 @@ def _predicted(file: TestFile, head: "SavedHead", root: Path, partial: bool) -> 
                 f"{cache.path}: expected {file.rows:,} rows of {file.split} as GLUE's, found {rows:,}, which the "
                 "leaderboard refuses; embed the whole split, or give --partial"
             )
-        return [line for outputs in _outputs(cache, file.split, head) for line in _words(file, outputs)]
+        return [line for outputs in _outputs(cache, file.split, head) for line in words(file, outputs)]
 
 
 def _cache_path(file: TestFile, head: "SavedHead", root: Path) -> Path:
@@ -251,31 +212,6 @@ def _outputs(cache: Cache, split: str, head: "SavedHead") -> Iterator[np.ndarray
         if not np.isfinite(outputs).all():
             raise ResultsError(f"head {head.id}: expected finite outputs on {split}, found others; choose another head")
         yield outputs
-
-
-def _words(file: TestFile, outputs: np.ndarray) -> list[str]:
-    allowed = file.predictions
-    if allowed is None:
-        return [f"{value:.5f}" for value in outputs[:, 0].clip(LOWEST, HIGHEST)]
-    return [allowed[best] for best in outputs.argmax(1)]
-
-
-def _constant(file: TestFile) -> list[str]:
-    """What fills a file: the first label, or scores in turn, since constant scores have no correlation at all."""
-    if file.predictions is None:
-        return [f"{place % (int(HIGHEST) + 1):.5f}" for place in range(file.rows)]
-    return [file.predictions[0]] * file.rows
-
-
-def _validate(file: TestFile, lines: Sequence[str], partial: bool) -> None:
-    """Raise `ResultsError` for anything that the leaderboard would not read."""
-    if len(lines) != file.rows and not partial:
-        raise ResultsError(f"{file.name}: expected {file.rows:,} predictions, found {len(lines):,}")
-    allowed = file.predictions
-    wrong = [line for line in set(lines) if (line not in allowed if allowed else not LOWEST <= float(line) <= HIGHEST)]
-    if wrong:
-        expected = ", ".join(allowed) if allowed else f"scores from {LOWEST:g} to {HIGHEST:g}"
-        raise ResultsError(f"{file.name}: expected {expected}, found {wrong[0]!r}")
 
 
 def _check_place(place: Path, force: bool) -> None:
