@@ -230,7 +230,6 @@ def test_long_csv_fields_and_empty_lines(tmp_path):
             "own.jsonl line 3: expected text in column 'text', found 'None'",
         ),
         ('{"text": 5, "label": 0}\n', "own.jsonl line 1: expected text in column 'text', found '5'"),
-        ('{"text": "\\ud800", "label": 0}\n', "own.jsonl line 1: expected text in column 'text', found half a surr"),
         ("\n", "expected a JSON object with named values on each line, found none"),
     ],
 )
@@ -238,6 +237,16 @@ def test_bad_json_lines_are_named_by_line(text, expected, tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text(text)
     assert expected in message(labels, path)
+
+
+@pytest.mark.parametrize("split", [None, "split"])
+def test_lone_surrogates_in_json_are_text(tmp_path, split):
+    path = tmp_path / "own.jsonl"
+    texts = [f"{n} \ud800" for n in range(40)]
+    write_jsonl(path, [{"text": text, "label": n % 2, "split": "train"} for n, text in enumerate(texts)])
+    source = FileSource("mine", path, text="text", label="label", split_column=split)
+    assert sorted(row.text for split in source.splits for row in source.rows(split)) == sorted(texts)
+    assert sum(scan(source).rows.values()) == len(texts)
 
 
 def test_bad_parquet(tmp_path):
