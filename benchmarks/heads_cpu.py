@@ -67,7 +67,7 @@ def shares() -> dict:
         originals = {name: getattr(train._Pack, name) for name in ("__init__", "run_epoch", "select", "outcomes")}
         for (name, function), what in zip(originals.items(), spent, strict=True):
             setattr(train._Pack, name, timed(function, what))
-        one = configs(head, protocol, 16, epochs=epochs)
+        one = configs(head, protocol, 8, epochs=epochs)
         train.train_pack(one, made_up(one[0].scale), torch.device("cpu"))
         for name, function in originals.items():
             setattr(train._Pack, name, function)

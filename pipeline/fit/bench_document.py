@@ -18,7 +18,7 @@ __all__ = ["Contestant", "document", "render", "shape_name"]
 
 @dataclass
 class Contestant:
-    """One way to train, and the seconds a head-step of every visit so far.
+    """One way to train, and the seconds a head-step of every visit so far, by the clock and of all threads together.
 
     `visit` trains for a number of steps and says how many it did; `bytes` is what a head-step must move at least.
     """
@@ -31,7 +31,9 @@ class Contestant:
     bytes: int
     visit: Callable[[int], int]
     seconds: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
     steps: int = 1
+    done: int = 1
 
     @property
     def median(self) -> float:
@@ -65,6 +67,7 @@ def _row(one: Contestant) -> dict[str, Any]:
         "fastest": min(one.seconds) * 1e6,
         "slowest": max(one.seconds) * 1e6,
         "visits": len(one.seconds),
+        "processor_microseconds_per_head_step": statistics.median(one.processor_seconds or [0]) * 1e6,
         "head_steps_per_second": 1 / one.median,
         "bytes_per_head_step": one.bytes,
         "bytes_per_second": one.bytes / one.median,

@@ -3,8 +3,9 @@
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,6 +65,17 @@ def choose_engine(network: NetworkSpec, config: HeadConfig, device: torch.device
 
         return TritonEngine if supports(network, config) else PlainEngine
     return PlainEngine
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread: for operations so small that waking others and waiting for them takes longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass
@@ -156,13 +168,14 @@ class _Pack:
             # Strata are the same for all seeds, so as many rows are held out for each.
             rows = np.stack([one.selection for one in self.replicates])[self.replicate_of.numpy()]
             at = torch.from_numpy(rows).to(self.device)
-            values, targets, labels = self._outputs(self.train, at), self.targets[at], data.labels["train"][rows]
+            values, labels = self._outputs(self.train, at), data.labels["train"][rows]
         else:
             labels = data.labels[data.reported[0]]
-            at = torch.arange(len(validation), device=self.device)
-            values, targets = self._outputs(validation, at), self._targets_of(labels)
-        metrics = split_metrics(values, labels, data)
-        losses = split_loss(values, targets).cpu().numpy()
+            values = self._outputs(validation, torch.arange(len(validation), device=self.device))
+        with _one_thread():
+            targets = self.targets[at] if validation is None else self._targets_of(labels)
+            metrics = split_metrics(values, labels, data)
+            losses = split_loss(values, targets).cpu().numpy()
         scores = metric_value(metrics, data.task.main_metric)
         best = self.best
         # An update that breaks a head on an epoch's last step shows only here.
