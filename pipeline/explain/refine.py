@@ -20,7 +20,6 @@ from pipeline.fit.kan_forward import (
     edge_values,
     fit_coefficients,
     forward,
-    grid_through,
     layer_of,
     order_of,
     spline_basis,
@@ -51,10 +50,11 @@ def finer(tensors: dict[str, Tensor], intervals: int) -> dict[str, Tensor]:
             raise ConfigError(f"--grid: expected at least {old.shape[1] - 1} intervals, found {intervals}")
         inner = _between(old, intervals + 1)
         # Points strictly inside: at the last knot a spline of half-open intervals is the next piece's.
-        cells = _between(old, 1 + 8 * max(intervals, old.shape[1] - 1))
+        cells = _between(layer["grid"], 1 + 8 * (max(intervals, old.shape[1] - 1) + 2 * order))
         points = (cells[:, 1:] + cells[:, :-1]) / 2
         curves = layer["coef"] @ spline_basis(points, layer["grid"], order)
-        grid = grid_through(inner, order)
+        # The outer knots stay: the function is then kept beyond the grid too, where new rows may lie.
+        grid = torch.cat([layer["grid"][:, :order], inner, layer["grid"][:, -order:]], 1)
         found |= {
             f"layers.{index}.grid": grid,
             f"layers.{index}.coef": fit_coefficients(curves, points, grid, order),
@@ -118,7 +118,10 @@ class _Kan:
     def __init__(self, head: SavedHead, data: FitData, steps: int | None) -> None:
         self.head, self.data, self.steps = head, data, steps or head.config.epochs
         self.tensors = {name: tensor.double() for name, tensor in head.tensors.items()}
-        rows = replicate(data, head.config.seed, head.config.protocol).train
+        one = replicate(data, head.config.seed, head.config.protocol)
+        rows, held = one.train, one.train if one.selection is None else one.selection
+        self.held = torch.from_numpy(data.features["train"][held].astype(np.float64))
+        self.held_targets = standardised(data, data.labels["train"][held])
         self.x = torch.from_numpy(data.features["train"][rows].astype(np.float64))
         self.targets = standardised(data, data.labels["train"][rows])
 
@@ -156,12 +159,25 @@ class _Kan:
         return float((self.outputs(self.x) - before)[rows].abs().max()), int(rows.sum())
 
     def train(self) -> None:
-        """Fit on, from where the extension left."""
-        self.tensors = optimise(
+        """Fit on, from where the extension left, to the step that is best on the selection rows."""
+        best = [self._lost(self.tensors), self.tensors]
+
+        def select(step: int, state: dict[str, Tensor], value: float) -> None:  # noqa: ARG001
+            lost = self._lost(state)
+            if lost < best[0]:
+                best[:] = [lost, {name: tensor.detach().clone() for name, tensor in state.items()}]
+
+        optimise(
             self.tensors, self.x,
             lambda found: row_losses(found.unsqueeze(0), self.targets.unsqueeze(0)).mean(),
-            steps=self.steps, grids=False,
+            steps=self.steps, grids=False, on_step=select,
         )  # fmt: skip
+        self.tensors = best[1]
+
+    def _lost(self, tensors: dict[str, Tensor]) -> float:
+        with torch.no_grad():
+            found = forward(tensors, self.held)
+        return float(row_losses(found.unsqueeze(0), self.held_targets.unsqueeze(0)).mean())
 
 
 class _Effi(_Kan):

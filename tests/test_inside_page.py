@@ -1,0 +1,48 @@
+"""The commands of docs/inside.md run as they stand there, with few steps."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import embed
+import fit_heads
+
+PAGE = Path(__file__).parents[1] / "docs/inside.md"
+COMMANDS = [
+    line.split(" #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    for line in block.splitlines()
+]
+#: Fewer rows and steps, for the tests' sake.
+QUICK = {
+    "toy": [], "explain": ["--steps", "2", "--seconds", "0.5", "--hidden", "2", "--library", "x,x^2"],
+    "continual": ["--epochs", "1"], "run": ["--epochs", "1"],
+}  # fmt: skip
+
+
+def test_the_page_has_a_command_for_each_step():
+    assert {shlex.split(command)[2] for command in COMMANDS} == {"toy", "explain", "continual", "run"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    from tests.synthetic_caches import write_cache
+
+    write_cache(root / "cache/sample", encoder="minilm", features=("mean",), width=8)
+    assert CliRunner().invoke(embed.main, ["toy", "wine", "--cache", str(root / "cache")]).exit_code == 0
+    return root
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run(command, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    _, program, *arguments = shlex.split(command)
+    quick = [*arguments, *QUICK[arguments[0]]]
+    if arguments[0] == "toy" and arguments[1] != "wine":
+        quick += ["--rows", "60"]
+    done = CliRunner().invoke({"embed.py": embed, "fit_heads.py": fit_heads}[program].main, quick)
+    assert done.exit_code == 0, done.output
