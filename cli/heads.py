@@ -26,7 +26,11 @@ FAMILIES = "linear, mlp, effi_kan, fast_kan, faster_kan, fourier_kan, cheby_kan,
 @click.argument("task")
 @click.option("--head", required=True, metavar="FAMILY", help=FAMILIES)
 @click.option("--encoder", metavar="E", help="The cache's encoder.  [bert-base-cased]")
-@click.option("--features", metavar="F", help="pooled, cls, mean, weight, reduced or siamese.  [the encoder's default]")
+@click.option(
+    "--features",
+    metavar="F",
+    help="pooled, cls, mean, weight, reduced, siamese or last_hidden.  [the encoder's default]",
+)
 @click.option("--protocol", default="clean", show_default=True, metavar="clean|published", help="The recipe.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The replicate.")
 @head_options(several=False)

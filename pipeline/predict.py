@@ -18,7 +18,8 @@ import numpy as np
 from pipeline import _verb
 from pipeline.encode.rows import Asked, RowEncoder
 from pipeline.errors import KanglueError, SourceError
-from pipeline.heads.config import FEATURES
+from pipeline.fit.tokens import Tokens
+from pipeline.heads.config import FEATURES, TOKENS
 from pipeline.sources import Row
 from pipeline.sources.base import shortened
 from pipeline.sources.lines import decoded_line, numbered_lines
@@ -76,9 +77,11 @@ class Predictor:
 
     def __call__(self, rows: Sequence[Row]) -> list[Answer]:
         """Answers to some rows, which are encoded together."""
-        feature = self.head.config.features
-        found = self._encoder.datasets(rows, FEATURES[feature], self.head.network.inputs)
-        return answers(self.head, self.head.predict(assemble(feature, found.__getitem__)))
+        config = self.head.config
+        found = self._encoder.datasets(rows, FEATURES[config.features], self.head.network.inputs)
+        if config.features == TOKENS:
+            found[TOKENS] = Tokens(found[TOKENS], found[f"{TOKENS}/offsets"])
+        return answers(self.head, self.head.predict(assemble(config.features, found.__getitem__, config.token_pool)))
 
 
 def answers(head: "SavedHead", outputs: np.ndarray) -> list[Answer]:

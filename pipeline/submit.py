@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial as bound
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ import numpy as np
 
 from pipeline import _verb
 from pipeline.errors import CacheError, ConfigError, KanglueError, ResultsError
+from pipeline.fit.tokens import Tokens
+from pipeline.heads.config import TOKENS
 from pipeline.leaderboard import FILES, TestFile, constant, validate, words
 from pipeline.metrics import metric_value
-from pipeline.store import Cache, open_cache
+from pipeline.store import Cache, SplitView, open_cache
 from pipeline.store.schema import FINGERPRINT, difference
 from pipeline.sweep.caches import assemble
 from pipeline.sweep.results import Results
@@ -203,15 +206,19 @@ def _cache_path(file: TestFile, head: "SavedHead", root: Path) -> Path:
 
 def _outputs(cache: Cache, split: str, head: "SavedHead") -> Iterator[np.ndarray]:
     """Outputs of a split's rows, some at a time."""
-    view = cache[split]
+    view, config = cache[split], head.config
     for start in range(0, view.rows, CHUNK_ROWS):
         stop = min(start + CHUNK_ROWS, view.rows)
         if not np.array_equal(view.read("idx", start, stop), np.arange(start, stop)):
             raise CacheError(f"{view.where}: expected idx from 0 on, found others; embed the split again")
-        outputs = head.predict(assemble(head.config.features, lambda name: view.read(name, start, stop)))  # noqa: B023
+        outputs = head.predict(assemble(config.features, bound(_rows, view, start, stop), config.token_pool))
         if not np.isfinite(outputs).all():
             raise ResultsError(f"head {head.id}: expected finite outputs on {split}, found others; choose another head")
         yield outputs
+
+
+def _rows(view: SplitView, start: int, stop: int, name: str) -> np.ndarray | Tokens:
+    return Tokens(*view[name][start:stop]) if name == TOKENS else view.read(name, start, stop)
 
 
 def _check_place(place: Path, force: bool) -> None:

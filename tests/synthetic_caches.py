@@ -39,11 +39,12 @@ def fit_data(kind="sum", rows=200, width=6, scale="standard", seed=0):
 
 def write_cache(
     root, task="rte", encoder="tiny", kind="sum", width=16, rows=None, features=("pooled", "mean"), seed=0, labels=None,
-    encoder_seed=0, replace=False,
+    encoder_seed=0, replace=False, tokens=False,
 ):  # fmt: skip
     """A cache file `<encoder>/<task>.h5` under `root`, with unlabelled test splits; returns its path.
 
-    `encoder_seed` stands for another encoder of the same name; `replace` writes over a file that is there.
+    `encoder_seed` stands for another encoder of the same name; `replace` writes over a file that is there. With
+    `tokens` there is `last_hidden`: 1 to 7 tokens a row, one of which holds the row's features and a large last value.
     """
     rows = {"train": 200, "validation": 80, "test": 20} if rows is None else rows
     if labels is None:
@@ -61,7 +62,10 @@ def write_cache(
     starts = dict(zip(rows, np.cumsum([0, *rows.values()]), strict=False))
     path = root / encoder / f"{task}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = ("idx", "label", "length", *features)
+    names = ("idx", "label", "length", *features, *(("last_hidden",) if tokens else ()))
+    lengths = (
+        np.random.default_rng(seed).integers(1, 8, len(x)).astype(np.int32) if tokens else np.full(len(x), 7, "i4")
+    )
     with CacheWriter(path, attributes, rows, names, {"D": width}, force=replace) as writer:
         for block in writer.todo():
             at = slice(starts[block.split] + block.start, starts[block.split] + block.stop)
@@ -69,11 +73,24 @@ def write_cache(
             arrays = {
                 "idx": np.arange(block.start, block.stop, dtype=np.int64),
                 "label": hidden if block.split.startswith("test") else y[at],
-                "length": np.full(block.rows, 7, np.int32),
+                "length": lengths[at],
             }
+            if tokens:
+                arrays["last_hidden"] = np.concatenate(
+                    [_tokens_of(*one) for one in zip(x[at], lengths[at], strict=True)]
+                )
             writer.write(block, arrays | {name: x[at] * (1 + place) for place, name in enumerate(features)})
         writer.finish()
     return path
+
+
+def _tokens_of(row, length):
+    rng = np.random.default_rng((int(abs(row[0]) * 1e6), length))
+    values = rng.normal(scale=0.5, size=(length, len(row))).astype(np.float16)
+    values[:, -1] = 0
+    at = rng.integers(length)
+    values[at], values[at, -1] = row, 3 + rng.random()
+    return values
 
 
 def arrays_of(path, split, feature="pooled"):

@@ -165,7 +165,7 @@ def continual(
             raise ConfigError(f"--scenario {scenario}: expected a TASK, found none; name a cache's task")
         ref = find_cache(Path(cache), task, encoder)
         feature = ref.feature(features)
-        data = load_data(ref, feature, options.get("scale") or "standard")
+        data = load_data(ref, feature, options.get("scale") or "standard", options.get("token_pool"))
         place = (class_stages if scenario == "class" else domain_stages)(data, stages)
     regression = place.data.task.labels is None
     document: dict[str, Any] = {

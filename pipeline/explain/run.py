@@ -46,7 +46,7 @@ def data_of(head: SavedHead, cache: Path, results: Path) -> FitData:
             f"{ref.path}: expected the cache that head {head.id} was trained on, found another of that name; name its "
             "folder with --cache"
         )
-    return load_data(ref, head.config.features, head.config.scale)
+    return load_data(ref, head.config.features, head.config.scale, head.config.token_pool)
 
 
 def input_names(head: SavedHead) -> tuple[str, ...]:

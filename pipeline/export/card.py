@@ -42,10 +42,11 @@ def card(head: SavedHead, form: str, *, package: str | None, results: Path) -> s
     kind = "regression" if head.labels is None else "classification"
     stored = _stored(head, results)
     predicts = "a value" if head.labels is None else " or ".join((", ".join(head.labels[:-1]), head.labels[-1]))
+    pool = f" ({config.token_pool} of a row's tokens)" if config.token_pool else ""
     parts = [
         f"---\ntags: [kanglue, text-{kind}, {config.head}]\nlibrary_name: pytorch\n---",
         f"# {config.head} head for {task} on {about['encoder']}",
-        f"From the feature `{config.features}` of the frozen encoder `{about['encoder']}` ({head.network.inputs} "
+        f"From the feature `{config.features}`{pool} of the frozen encoder `{about['encoder']}` ({head.network.inputs} "
         f"numbers a row) it predicts {predicts}. Head `{head.id}`, "
         f"{head.parameters:,} parameters, made with kanglue.",
         "## Metrics",

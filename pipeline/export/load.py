@@ -197,7 +197,7 @@ def _from_file(
     if family == "faster_kan":
         options["sharpness"] = sharpness
     config = resolve(family, seed=0, features=feature, protocol="clean", options=options)
-    data = load_data(ref, feature, scale)
+    data = load_data(ref, feature, scale, config.token_pool)
     if (parsed.widths[0], parsed.widths[-1]) != (data.inputs, data.outputs):
         raise ResultsError(
             f"{file}: expected {data.inputs} inputs and {data.outputs} outputs for {feature!r} of {ref.path}, found "
@@ -213,5 +213,5 @@ def _from_file(
 
 def _evaluate(head: SavedHead, ref: CacheRef) -> dict[str, dict[str, float]]:
     """Its metrics on the labelled splits besides the training one."""
-    data = load_data(ref, head.config.features, "none")
+    data = load_data(ref, head.config.features, "none", head.config.token_pool)
     return {split: head.metrics(head.predict(data.features[split]), data.labels[split]) for split in data.reported}

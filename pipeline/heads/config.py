@@ -8,12 +8,16 @@ from typing import Any, Literal
 from pipeline.errors import ConfigError
 from pipeline.hashing import hash_json
 
-__all__ = ["CLEAN_RANGE", "FEATURES", "LATER", "PROTOCOLS", "SCALES", "HeadConfig", "identity"]
+__all__ = ["CLEAN_RANGE", "FEATURES", "LATER", "POOLS", "PROTOCOLS", "SCALES", "TOKENS", "HeadConfig", "identity"]
 
 #: Features by name and the datasets of a cache that they are made of.
 FEATURES: dict[str, tuple[str, ...]] = {name: (name,) for name in ("pooled", "cls", "mean", "weight", "reduced")} | {
-    "siamese": ("u", "v")
+    "siamese": ("u", "v"),
+    "last_hidden": ("last_hidden",),
 }
+#: The feature that is every token's, and how a head makes one vector of a row's tokens (the first unless one is named).
+TOKENS = "last_hidden"
+POOLS = ("mean", "max")
 SCALES = ("none", "standard", "tanh")
 
 
@@ -55,6 +59,7 @@ class HeadConfig:
     spline_entropy: float | None = None
     earlier_grids: tuple[int, ...] | None = None
     grid_epochs: tuple[int, ...] | None = None
+    token_pool: str | None = None
 
     @property
     def extras(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
-from pipeline.heads.config import CLEAN_RANGE, FEATURES, LATER, PROTOCOLS, SCALES, HeadConfig
+from pipeline.heads.config import CLEAN_RANGE, FEATURES, LATER, POOLS, PROTOCOLS, SCALES, TOKENS, HeadConfig
 from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, HEADS
 from pipeline.heads.schedule import scheduled
 
@@ -19,6 +19,7 @@ _KINDS: dict[str, type] = {
     "base": str, "layer_norm": bool, "optimiser": str, "lamb": float, "lamb_entropy": float,
     "dropout": float, "spline_l1": float, "spline_entropy": float,
     "earlier_grids": int, "grid_epochs": int,
+    "token_pool": str,
 }  # fmt: skip
 _SEQUENCES = ("hidden", "grid_range", "earlier_grids", "grid_epochs")
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -66,6 +67,8 @@ def resolve(
         values["lr"] = family.rates.get(values["optimiser"], 1.0)
     always = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
     chosen = {name: values[name] for name in (*always, *family.options)}
+    if features == TOKENS:
+        chosen["token_pool"] = given.get("token_pool", POOLS[0])
     chosen = {name: value if value is None else _typed(name, value) for name, value in chosen.items()}
     config = HeadConfig(head=head, protocol=protocol, seed=_typed("seed", seed), features=features, **chosen)
     _check(config)
@@ -89,6 +92,7 @@ def _check(config: HeadConfig) -> None:
     need(0 <= (config.dropout or 0) < 1, "dropout", "a share of at least 0 and below 1")
     for name in ("spline_l1", "spline_entropy"):
         need(0 <= (getattr(config, name) or 0) < math.inf, name, "a number of at least 0")
+    need(config.token_pool in (None, *POOLS), "token_pool", f"one of {', '.join(POOLS)}")
     need(config.scale in SCALES, "scale", f"one of {', '.join(SCALES)}")
     need(config.starts in ("project", "package"), "starts", "project or package")
     if config.hidden is not None:

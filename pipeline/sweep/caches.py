@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
-from pipeline.heads.config import FEATURES
+from pipeline.fit.tokens import pooled_tokens
+from pipeline.heads.config import FEATURES, TOKENS
 from pipeline.store import SplitView, open_cache
 from pipeline.tasks import TASKS, Task, own_task
 
@@ -112,23 +113,30 @@ def _folder(encoder: str) -> str:
 
 def _width(split: SplitView, name: str) -> int:
     """How wide a feature is, without reading it."""
-    width = split.datasets[FEATURES[name][0]].shape[1]
+    path = f"{TOKENS}/values" if name == TOKENS else FEATURES[name][0]
+    width = split.datasets[path].shape[1]
     return 4 * width if name == "siamese" else width
 
 
-def assemble(name: str, read: Callable[[str], Any]) -> np.ndarray:
+def assemble(name: str, read: Callable[[str], Any], pool: str | None = None) -> np.ndarray:
     """Features [rows, inputs] by name, where `read` gives the datasets [rows, ...] that they are made of.
 
-    `siamese` is u, v, |u - v|, u * v side by side (SentEval's pair features).
+    `siamese` is u, v, |u - v|, u * v side by side (SentEval's pair features). Of `last_hidden`, `read` gives `Tokens`
+    or a `Ragged`, and a row is its tokens' `pool`.
     """
+    if name == TOKENS:
+        return pooled_tokens(read(name), pool)
     if name != "siamese":
         return np.asarray(read(name))
     u, v = np.asarray(read("u")), np.asarray(read("v"))
     return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
-def load_data(ref: CacheRef, feature: str, scale: str) -> "FitData":
-    """Read a cache's labelled rows as scaled features. Raises `CacheError` where there is nothing to train on."""
+def load_data(ref: CacheRef, feature: str, scale: str, pool: str | None = None) -> "FitData":
+    """Read a cache's labelled rows as scaled features, tokens as their `pool`.
+
+    Raises `CacheError` where there is nothing to train on.
+    """
     from pipeline.fit.data import FitData, fit_scaling  # imports PyTorch, which finding a cache does without
 
     features, labels = {}, {}
@@ -139,7 +147,7 @@ def load_data(ref: CacheRef, feature: str, scale: str) -> "FitData":
             if not labelled.any():
                 continue
             labels[split] = found[labelled]
-            features[split] = assemble(feature, cache[split].__getitem__)[labelled]
+            features[split] = assemble(feature, cache[split].__getitem__, pool)[labelled]
     if "train" not in labels:
         raise CacheError(
             f"{ref.path}: expected labelled rows in the split 'train', found splits {', '.join(cache.splits)}; "

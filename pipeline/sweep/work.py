@@ -71,10 +71,10 @@ class _Work:
 
     def data(self, head: PlannedHead) -> "FitData":
         """What a head trains on; the last one asked for is kept."""
-        wanted = (head.cache.path, head.config.features, head.config.scale)
+        wanted = (head.cache, head.config.features, head.config.scale, head.config.token_pool)
         if wanted != self._loaded:
             self._data, self._loaded = None, None
-            self._data, self._loaded = load_data(head.cache, head.config.features, head.config.scale), wanted
+            self._data, self._loaded = load_data(*wanted), wanted
             _store_baselines(self.store, self._data)
         return self._data
 
