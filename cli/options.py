@@ -98,6 +98,10 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
             help="Epochs for each number of --grid, which then are the stages of one head: --grid 5,10,20 "
             "--grid-epochs 10,5,5 trains on a growing grid.",
         ),
+        click.option(
+            "--update-grid", type=integer, metavar="N",
+            help="Before each of the first N epochs, move effi_kan's knots to where the data are.  [0]",
+        ),
         click.option("--order", type=integer, help="Order of the splines; degree of cheby_kan; 1 to 5.  [3]"),
         click.option("--centres", type=integer, help="Centres of radial and switch bases.  [8]"),
         click.option(

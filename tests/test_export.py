@@ -463,10 +463,10 @@ BROKEN = {
         lambda s: s | {"layers.0.spline_weight": torch.zeros(5, 6)}, "expected the shape [outputs, inputs, G + k]",
     ),
     "wrong knots": (lambda s: s | {"layers.0.grid": torch.zeros(6, 30)}, "found 30 knots"),
-    "updated grid": (
-        lambda s: s | {"layers.0.grid": s["layers.0.grid"] + torch.arange(6.0)[:, None]},
-        "expected one evenly spaced grid",
+    "falling knots": (
+        lambda s: s | {"layers.0.grid": s["layers.0.grid"].flip(1)}, "expected knots that rise along every row",
     ),
+    "one knot": (lambda s: s | {"layers.1.grid": s["layers.1.grid"] * 0}, "expected knots that rise along every row"),
     "other chain": (first_twice, "expected 5 inputs, as the layer before gives, found 6"),
     "not finite": (lambda s: s | {"layers.0.base_weight": torch.full((5, 6), float("nan"))}, "not finite"),
     "integers": (lambda s: s | {"layers.0.base_weight": torch.ones(5, 6, dtype=torch.int64)}, "found int64"),

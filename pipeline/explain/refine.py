@@ -22,12 +22,12 @@ from pipeline.fit.kan_forward import (
     forward,
     layer_of,
     order_of,
-    spline_basis,
 )  # fmt: skip
 from pipeline.fit.kan_train import optimise, standardised
 from pipeline.fit.predict import split_metrics
 from pipeline.fit.step import row_losses
 from pipeline.fit.train import train_pack
+from pipeline.heads.bases import spline_basis
 from pipeline.heads.extend import extend_grid
 from pipeline.heads.forward import network_forward
 from pipeline.sweep.saved import SavedHead

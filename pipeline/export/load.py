@@ -131,7 +131,9 @@ def _from_folder(folder: Path) -> SavedHead:
 
 
 def _package_tensors(file: Path, config: HeadConfig, network: NetworkSpec) -> "dict[str, Tensor]":
-    parsed = from_package(config.head, read_state(file), str(file))
+    parsed = from_package(config.head, read_state(file), str(file), knots=bool(network.buffers()))
+    if parsed.options.get("update_grid") and not network.buffers():
+        raise ResultsError(f"{file}: expected the even grid of config.json, found one that was updated from data")
     expected = (network.inputs, *(layer.outputs for layer in network.layers))
     if parsed.widths != expected:
         raise ResultsError(f"{file}: expected the widths {expected} of config.json, found {parsed.widths}")
@@ -160,7 +162,7 @@ def _without_scaler(parsed: Parsed, config: HeadConfig) -> "dict[str, Tensor]":
 
 
 def _check_state(network: NetworkSpec, tensors: "Mapping[str, Tensor]", found: int, file: Path) -> None:
-    for name, shape in network.shapes().items():
+    for name, shape in (network.shapes() | network.buffers()).items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             there = list(tensors[name].shape) if name in tensors else "nothing"
             raise ResultsError(f"{file}: expected {name} with the shape {list(shape)}, found {there}")

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.heads.network import Grid
 
-__all__ = ["MODULES", "KanLayer", "Layer", "Module"]
+__all__ = ["MODULES", "KanLayer", "KnotSpline", "Layer", "Module"]
 
 
 class Layer(nn.Module):
@@ -118,6 +118,28 @@ class BSpline(nn.Module):
             for i in range(k // 2 + 1)
         ]
         return sum(terms)
+
+
+class KnotSpline(nn.Module):
+    """B-splines on knots of each input's own, by the recursion of Cox and de Boor.
+
+    x [rows, inputs] to [rows, inputs, intervals + order].
+    """
+
+    def __init__(self, inputs, intervals, order):
+        super().__init__()
+        self.order, self.width = order, intervals + order
+        self.register_buffer("knots", torch.zeros(inputs, intervals + 2 * order + 1))
+
+    def forward(self, x):
+        x, t = x.unsqueeze(-1), self.knots
+        value = ((x >= t[:, :-1]) & (x < t[:, 1:])).to(x.dtype)
+        for k in range(1, self.order + 1):
+            gap = t[:, k:] - t[:, :-k]
+            share = torch.where(gap == 0, 0.0, 1 / gap)  # where knots coincide, a function counts as zero
+            rising = (x - t[:, : -(k + 1)]) * share[:, :-1] * value[..., :-1]
+            value = rising + (t[:, k + 1 :] - x) * share[:, 1:] * value[..., 1:]
+        return value
 
 
 class Radial(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError, ResultsError
 from pipeline.heads.forward import layer_tensors
-from pipeline.heads.network import Branch, Grid, LayerSpec, NetworkSpec
+from pipeline.heads.knots import even_knots
+from pipeline.heads.network import Branch, LayerSpec, NetworkSpec
 
 __all__ = ["PACKAGES", "Package", "Parsed", "from_package", "to_package"]
 
@@ -55,17 +56,11 @@ def _split(layer: LayerSpec, weight: Tensor) -> tuple[Tensor, Tensor]:
     return weight[:first], weight[first:]
 
 
-def _knots(grid: Grid, inputs: int) -> Tensor:
-    step = (grid.high - grid.low) / grid.intervals
-    knots = torch.arange(-grid.order, grid.intervals + grid.order + 1) * step + grid.low
-    return knots.expand(inputs, -1).contiguous()
-
-
 def _write_efficient(layer: LayerSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     spline, base = _split(layer, tensors["weight"])
     scaler = tensors.get("scaler", torch.ones(layer.inputs, layer.outputs))
     return {
-        "grid": _knots(layer.grid, layer.inputs),
+        "grid": tensors["knots"] if layer.knots else even_knots(layer.grid, layer.inputs),
         "base_weight": base.T,
         "spline_weight": spline.view(layer.inputs, -1, layer.outputs).permute(2, 0, 1),
         "spline_scaler": scaler.T,
@@ -84,11 +79,14 @@ def _read_efficient(found: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
         )
     shapes = {"base_weight": (outputs, inputs), "grid": (inputs, count), "spline_scaler": (outputs, inputs)}
     _check_shapes(found, shapes, where)
-    low, high = _even(knots, slice(order, count - order), f"{where}grid")
-    tensors = {"weight": torch.cat([spline.permute(1, 2, 0).flatten(0, 1), found["base_weight"].T])}
+    if bool((knots.diff(dim=1) < 0).any()) or not bool((knots[:, -1] > knots[:, 0]).all()):
+        raise ResultsError(f"{where}grid: expected knots that rise along every row, found others")
+    ends = _ends(knots, slice(order, count - order))  # none: the grid was updated from data
+    weight = torch.cat([spline.permute(1, 2, 0).flatten(0, 1), found["base_weight"].T])
+    tensors = {"weight": weight, "knots": knots}
     if "spline_scaler" in found:
         tensors["scaler"] = found["spline_scaler"].T
-    options = {"grid": width - order, "order": order, "grid_range": (low, high), "spline_scaler": "scaler" in tensors}
+    options = {"grid": width - order, "order": order, "grid_range": ends, "spline_scaler": "scaler" in tensors}
     return tensors, options
 
 
@@ -114,7 +112,7 @@ def _read_centres(found: Mapping[str, Tensor], where: str) -> tuple[dict[str, Te
     shapes = {"layernorm.weight": (inputs,), "layernorm.bias": (inputs,), "base_linear.weight": (outputs, inputs),
               "base_linear.bias": (outputs,), "rbf.inv_denominator": ()}  # fmt: skip
     _check_shapes(found, shapes, where)
-    low, high = _even(found["rbf.grid"].unsqueeze(0), slice(None), f"{where}rbf.grid")
+    low, high = _even(found["rbf.grid"].unsqueeze(0), f"{where}rbf.grid")
     tensors = {
         "weight": found["spline_linear.weight"].T,
         "norm_scale": found["layernorm.weight"],
@@ -162,7 +160,7 @@ def to_package(family: str, network: NetworkSpec, tensors: Mapping[str, Tensor])
     """A head's weights under the original package's names and in its shapes; all of them load strictly.
 
     A head without efficient-kan's separate scaler gets one of ones. Raises `ConfigError` for a head that the package
-    cannot express (another base branch, a layer norm of its own).
+    cannot express (another base branch, a layer norm of its own). Knots that follow the data are the buffer `grid`.
     """
     package = PACKAGES[family]
     if any(layer.branches != package.branches or layer.bias != package.bias for layer in network.layers):
@@ -177,16 +175,24 @@ def to_package(family: str, network: NetworkSpec, tensors: Mapping[str, Tensor])
     }
 
 
-def from_package(family: str, state: Mapping[str, Tensor], who: str) -> Parsed:
-    """A package's state dict as tensors and options of a head. Raises `ResultsError` naming the key that is wrong."""
+def from_package(family: str, state: Mapping[str, Tensor], who: str, *, knots: bool = False) -> Parsed:
+    """A package's state dict as tensors and options of a head. Raises `ResultsError` naming the key that is wrong.
+
+    A grid that was updated from data, or with `knots` any of efficient-kan's, stays the layers' own knots.
+    """
     package = PACKAGES[family]
     layers = _layers(package, state, who)
+    read = [package.read(found, f"{who}: layers.{index}.") for index, found in enumerate(layers)]
+    knots = all("knots" in own for own, _ in read) and (knots or any(not told["grid_range"] for _, told in read))
     tensors: dict[str, Tensor] = {}
     widths: list[int] = []
     options: dict[str, Any] | None = None
-    for index, found in enumerate(layers):
+    for index, (found, (own, told)) in enumerate(zip(layers, read, strict=True)):
         where = f"{who}: layers.{index}."
-        own, told = package.read(found, where)
+        if knots:
+            told |= {"grid_range": None, "update_grid": 1}
+        else:
+            own.pop("knots", None)
         outputs, inputs = own["weight"].shape[1], next(iter(own["norm_scale"].shape)) if "norm_scale" in own else None
         inputs = found["base_weight"].shape[1] if inputs is None else inputs
         if widths and widths[-1] != inputs:
@@ -234,15 +240,20 @@ def _check_shapes(found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, .
             raise ResultsError(f"{where}{name}: expected the shape {list(shape)}, found {list(found[name].shape)}")
 
 
-def _even(rows: Tensor, inner: slice, where: str) -> tuple[float, float]:
-    """Ends of the inner part of evenly spaced rows [n, points], the same for all of them."""
+def _even(rows: Tensor, where: str) -> tuple[float, float]:
+    """Ends of evenly spaced rows [n, points]; `ResultsError` for others."""
+    ends = _ends(rows, slice(None))
+    if ends is None:
+        raise ResultsError(f"{where}: expected evenly spaced centres, found others")
+    return ends
+
+
+def _ends(rows: Tensor, inner: slice) -> tuple[float, float] | None:
+    """Ends of the inner part of evenly spaced rows [n, points], the same for all of them; `None` for other rows."""
     first = rows[0].double()
     step = (first[-1] - first[0]) / (len(first) - 1)
     ideal = first[0] + step * torch.arange(len(first), dtype=torch.float64)
     if not step > 0 or bool(((rows.double() - ideal).abs() > _EVEN * step).any()):
-        raise ResultsError(
-            f"{where}: expected one evenly spaced grid for all inputs, found others; a grid that was updated from data "
-            "cannot be a head's"
-        )
+        return None
     ends = first[inner]
     return float(f"{ends[0].item():.6g}"), float(f"{ends[-1].item():.6g}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
-from pipeline.export.modules import MODULES, KanLayer, Layer
+from pipeline.export.modules import MODULES, KanLayer, KnotSpline, Layer
 from pipeline.heads.network import LayerSpec, NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 
@@ -72,13 +72,17 @@ _LOAD = '''def load(folder=Path(__file__).parent):
 '''
 
 #: Names of the project's tensors in the exported module.
-_NAMES = {"norm_scale": "norm.weight", "norm_shift": "norm.bias"}
+_NAMES = {"norm_scale": "norm.weight", "norm_shift": "norm.bias", "knots": "bases.0.knots"}
 
 
 def torch_source(head: "SavedHead") -> str:
     """The file's text. Raises `ConfigError` for a basis without an entry in `MODULES`."""
     network = head.network
-    used = {_module(branch.basis).kind for layer in network.layers for branch in layer.branches}
+    used = {
+        KnotSpline if layer.knots and branch.basis == "b_spline" else _module(branch.basis).kind
+        for layer in network.layers
+        for branch in layer.branches
+    }
     kinds = [Layer, *sorted(used, key=lambda kind: kind.__name__)] if network.layers else [KanLayer]
     labels = head.labels or ()
     outputs = f"{len(labels)} classes" if labels else "a value"
@@ -118,7 +122,10 @@ def _layer_sources(network: NetworkSpec | PykanNetwork) -> list[str]:
 
 
 def _layer_source(layer: LayerSpec) -> str:
-    bases = ", ".join(_module(branch.basis).source(layer.grid) for branch in layer.branches)
+    sources = [_module(branch.basis).source(layer.grid) for branch in layer.branches]
+    if layer.knots:
+        sources[0] = f"KnotSpline({layer.inputs}, {layer.grid.intervals}, {layer.grid.order})"
+    bases = ", ".join(sources)
     options = {
         "bias": layer.bias,
         "scaler": layer.scaler,
@@ -178,7 +185,7 @@ def state_of(head: "SavedHead") -> "dict[str, Tensor]":
 
 def from_state(network: NetworkSpec | PykanNetwork, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The project's tensors out of an exported module's state, which may lack some or have others too."""
-    return {name: state[_name(name)] for name in network.shapes() if _name(name) in state}
+    return {name: state[_name(name)] for name in (network.shapes() | network.buffers()) if _name(name) in state}
 
 
 def import_file(file: Path) -> "nn.Module":

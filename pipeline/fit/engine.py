@@ -78,7 +78,8 @@ class PlainEngine:
     ) -> None:  # fmt: skip
         """`tensors` [heads, ...] start the heads and change in place; `source` and `targets` are the training rows."""
         self.tensors, self.source, self.targets = tensors, source, targets
-        self.optimiser = PackedAdamW(tensors, *head_vectors(configs, targets.device))
+        trained = {name: tensors[name] for name in network.shapes()}
+        self.optimiser = PackedAdamW(trained, *head_vectors(configs, targets.device))
         device = targets.device
         dropout = Dropout(configs, network, device) if wanted(configs, "dropout") else None
         penalised = wanted(configs, "spline_l1", "spline_entropy")

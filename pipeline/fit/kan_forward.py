@@ -7,11 +7,12 @@ A head's tensors are named `layers.N.coef` [in, out, intervals + order], `layers
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from pipeline.heads.bases import spline_basis
 
 __all__ = [
     "depth",
@@ -23,7 +24,6 @@ __all__ = [
     "layer_of",
     "order_of",
     "penalty",
-    "spline_basis",
     "start",
     "update_grids",
 ]
@@ -46,45 +46,6 @@ def layer_of(tensors: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
 def order_of(layer: Mapping[str, Tensor]) -> int:
     """The order of a layer's splines: knots less coefficients less one."""
     return layer["grid"].shape[1] - layer["coef"].shape[2] - 1
-
-
-def _cox_de_boor(x: Tensor, grid: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """B-splines [in, knots - order - 1, rows] of x [in, rows] on knots [in, knots], and their derivatives.
-
-    Rows stand last, so that every operation runs along memory.
-    """
-    x, grid = x.unsqueeze(1), grid.unsqueeze(2)
-    ahead = x - grid  # [in, knots, rows]
-    below = (ahead >= 0).to(x.dtype)
-    value = below[:, :-1] - below[:, 1:]
-    slope = torch.zeros_like(value)
-    for degree in range(1, order + 1):
-        # Where knots coincide (an input that does not vary) a function counts as zero, as in pykan.
-        width = (1 / (grid[:, degree:] - grid[:, :-degree])).nan_to_num(posinf=0.0)
-        left, right = value[:, :-1] * width[:, :-1], value[:, 1:] * width[:, 1:]
-        if degree == order:
-            slope = degree * (left - right)
-        value = left.mul_(ahead[:, : -(degree + 1)]).sub_(right.mul_(ahead[:, degree + 1 :]))
-    return value, slope
-
-
-class _Basis(torch.autograd.Function):
-    """Splines with the derivative by its own formula: autograd through the recursion costs several times as much."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Tensor, order: int) -> Tensor:
-        value, slope = _cox_de_boor(x, grid, order)
-        ctx.save_for_backward(slope)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return (gradient * ctx.saved_tensors[0]).sum(1), None, None
-
-
-def spline_basis(x: Tensor, grid: Tensor, order: int) -> Tensor:
-    """B-splines [in, knots - order - 1, rows] of x [in, rows] on knots [in, knots]; zero outside the knots."""
-    return _Basis.apply(x, grid, order)
 
 
 def expand(x: Tensor, layer: Mapping[str, Tensor]) -> Tensor:

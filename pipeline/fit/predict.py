@@ -36,8 +36,11 @@ class FirstLayer:
     that fits into a share of free memory, and each minibatch otherwise. Everywhere else rows stay features.
     """
 
-    def __init__(self, network: NetworkSpec, features: np.ndarray, device: torch.device) -> None:
-        """`features` [rows, inputs] of a split."""
+    def __init__(
+        self, network: NetworkSpec, features: np.ndarray, device: torch.device, knots: Tensor | None = None
+    ) -> None:
+        """`features` [rows, inputs] of a split; `knots` [inputs, knots] of a constant first layer that has its own."""
+        self.kept = {} if knots is None else {"knots": knots}
         self.layer, self.constant = network.layers[0], network.constant
         self.features = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)).to(device)
         self.ready: Tensor | None = None
@@ -47,7 +50,7 @@ class FirstLayer:
             chunk = max(1, CHUNK_NUMBERS[device.type] // width)
             for start in range(0, len(features), chunk):
                 rows = slice(start, start + chunk)
-                self.ready[rows] = expand(self.layer, self.features[rows])
+                self.ready[rows] = expand(self.layer, self.features[rows], self.kept)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -56,7 +59,7 @@ class FirstLayer:
         """Rows [...] as the step's `x` [..., features or inputs]."""
         if self.ready is not None:
             return self.ready[rows]
-        return expand(self.layer, self.features[rows]) if self.constant else self.features[rows]
+        return expand(self.layer, self.features[rows], self.kept) if self.constant else self.features[rows]
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ class TrainingStep:
         self.network, self.tensors, self.optimiser = network, tensors, optimiser
         self.dropout, self.penalty = dropout, penalty
         self._layers = [layer_tensors(tensors, index) for index in range(len(network.layers))]
-        self._gradients = {name: torch.empty_like(tensor) for name, tensor in tensors.items()}
+        self._gradients = {name: torch.empty_like(tensors[name]) for name in network.shapes()}
 
     def gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses [heads] and the gradient of every tensor (in buffers that the next call overwrites).
@@ -75,7 +75,8 @@ class TrainingStep:
                     with torch.enable_grad():
                         inner = {name: tensors[name].detach().requires_grad_() for name in layer.inner}
                         below = y.detach().requires_grad_(index > chain.start)
-                        expansion = expand(layer, below, inner)
+                        kept = {name: tensors[name] for name in layer.buffers()}
+                        expansion = expand(layer, below, inner | kept)
                         if self.dropout is not None and index > chain.start:
                             expansion = expansion * self.dropout.mask(layer, y.shape[1])
                     leaves = (*([below] if below.requires_grad else []), *inner.values())
@@ -101,7 +102,7 @@ class TrainingStep:
         `leaves` are what the expansion was made of and needs gradients: the input, then the inner tensors.
         """
         layer, tensors = self.network.layers[index], self._layers[index]
-        out = {name: self._gradients[f"layers.{index}.{name}"] for name in tensors}
+        out = {name: self._gradients[f"layers.{index}.{name}"] for name in layer.shapes()}
         torch.bmm(values.transpose(1, 2), delta, out=out["weight"])
         if layer.bias:
             torch.sum(delta, 1, out=out["bias"])

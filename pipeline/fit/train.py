@@ -19,6 +19,7 @@ from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.extend import extend_grid
 from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.knots import start_knots, update_grid
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.schedule import stages
 from pipeline.heads.starts import stack, starts
@@ -111,6 +112,9 @@ class _Pack:
         begun = starts(configs, self.network, device)
         if first is not None:
             begun = {name: tensor.to(device) for name, tensor in stack(list(first)).items()}
+        begun = start_knots(self.network, len(configs), device) | begun
+        if self.shape.update_grid:
+            self._update_grid(begun, torch.ones(len(configs), dtype=torch.bool))
         self._begin(begun)
         seeds = sorted({config.seed for config in configs})
         self.replicates = [replicate(data, seed, self.shape.protocol) for seed in seeds]
@@ -123,10 +127,11 @@ class _Pack:
 
     def _begin(self, tensors: dict[str, Tensor]) -> None:
         """An engine, rows and a best epoch for the network as it is now, from these tensors."""
-        self.train = FirstLayer(self.network, self.data.features["train"], self.device)
+        self.first_knots = tensors["layers.0.knots"][0] if "layers.0.knots" in tensors else None
+        self.train = self._source("train")
         self.validation = None
         if self.shape.protocol == "published":
-            self.validation = FirstLayer(self.network, self.data.features[self.data.reported[0]], self.device)
+            self.validation = self._source(self.data.reported[0])
         self.engine = choose_engine(self.network, self.shape, self.device)(
             self.network, tensors, self.configs, self.train, self.targets
         )
@@ -135,6 +140,13 @@ class _Pack:
             {name: tensor.clone() for name, tensor in self.engine.tensors.items()},
             np.full(heads, -np.inf), np.full(heads, np.inf), np.zeros(heads, np.int64), [{} for _ in self.configs],
         )  # fmt: skip
+
+    def _source(self, split: str) -> FirstLayer:
+        return FirstLayer(self.network, self.data.features[split], self.device, self.first_knots)
+
+    def _update_grid(self, tensors: dict[str, Tensor], live: Tensor) -> None:
+        """Knots from the training rows; those of a constant first layer never change after the first time."""
+        update_grid(self.network, tensors, torch.from_numpy(self.data.features["train"]).to(self.device), live)
 
     def _extend(self, epoch: int, intervals: int) -> None:
         """The same functions on another grid; what was best before had another shape, so the choice begins anew."""
@@ -150,6 +162,10 @@ class _Pack:
         """Train one epoch; returns the mean training loss of every head [heads]."""
         if epoch and epoch in self.stages:
             self._extend(epoch, self.stages[epoch])
+        if 0 < epoch < (self.shape.update_grid or 0):
+            diverged = self.engine.diverged_at
+            self._update_grid(self.engine.tensors, diverged < 0)
+            self.engine.resume(epoch * self.steps, diverged)
         order = self._next.result() if self._next else self._order(epoch)
         if self._ahead and epoch + 1 < self.shape.epochs:
             # While the GPU trains this epoch, the next one's rows are put in order.
@@ -206,7 +222,7 @@ class _Pack:
         data, mean_spread = self.data, self.data.target_scale
         by_split = {}
         for split in data.reported:
-            source = FirstLayer(self.network, data.features[split], self.device)
+            source = self._source(split)
             values = outputs(self.network, self.best.tensors, source, None)
             metrics = split_metrics(values, data.labels[split], data)
             if data.task.labels is None:

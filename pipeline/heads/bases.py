@@ -6,6 +6,7 @@ gives its width and its cost.
 
 from collections.abc import Callable
 from math import comb, factorial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.heads.network import Grid
 
-__all__ = ["EXPANSIONS", "b_spline", "chebyshev", "fourier", "radial", "switch"]
+__all__ = ["EXPANSIONS", "b_spline", "chebyshev", "fourier", "knot_spline", "radial", "spline_basis", "switch"]
 
 
 def b_spline(x: Tensor, grid: Grid) -> Tensor:
@@ -34,6 +35,50 @@ def b_spline(x: Tensor, grid: Grid) -> Tensor:
         term = (half - i - distance).clamp(min=0) ** order * ((-1) ** i * comb(order + 1, i) / factorial(order))
         total = term if total is None else total + term
     return total
+
+
+def _cox_de_boor(x: Tensor, knots: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """What `spline_basis` gives, and its derivative by x. Rows stand last: every operation runs along memory."""
+    x, knots = x.unsqueeze(-2), knots.unsqueeze(-1)
+    ahead = x - knots  # [..., in, knots, rows]
+    below = (ahead >= 0).to(x.dtype)
+    value = below[..., :-1, :] - below[..., 1:, :]
+    slope = torch.zeros_like(value)
+    for degree in range(1, order + 1):
+        # Where knots coincide (an input that does not vary) a function counts as zero, as in pykan.
+        width = (1 / (knots[..., degree:, :] - knots[..., :-degree, :])).nan_to_num(posinf=0.0)
+        left, right = value[..., :-1, :] * width[..., :-1, :], value[..., 1:, :] * width[..., 1:, :]
+        if degree == order:
+            slope = degree * (left - right)
+        value = left.mul_(ahead[..., : -(degree + 1), :]).sub_(right.mul_(ahead[..., degree + 1 :, :]))
+    return value, slope
+
+
+class _Basis(torch.autograd.Function):
+    """Splines with the derivative by its own formula: autograd through the recursion costs several times as much."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, knots: Tensor, order: int) -> Tensor:
+        value, slope = _cox_de_boor(x, knots, order)
+        ctx.save_for_backward(slope)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return (gradient * ctx.saved_tensors[0]).sum(-2), None, None
+
+
+def spline_basis(x: Tensor, knots: Tensor, order: int) -> Tensor:
+    """B-splines [..., in, knots - order - 1, rows] of x [..., in, rows] on each input's knots [..., in, knots].
+
+    The recursion of Cox and de Boor on half-open intervals; zero outside the knots.
+    """
+    return _Basis.apply(x, knots, order)
+
+
+def knot_spline(x: Tensor, knots: Tensor, order: int) -> Tensor:
+    """`spline_basis` with the axes of the other bases: x [..., rows, in] to [..., rows, in, knots - order - 1]."""
+    return spline_basis(x.transpose(-1, -2), knots, order).movedim(-1, -3)
 
 
 def _centres(x: Tensor, grid: Grid) -> Tensor:

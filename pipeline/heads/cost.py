@@ -25,7 +25,7 @@ a family is charged for its formula, computed once an input and not once an edge
 
 import math
 
-from pipeline.heads.network import BASES, LayerSpec, NetworkSpec
+from pipeline.heads.network import BASES, Grid, LayerSpec, NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 
 __all__ = ["forward_flops", "parameters", "product_flops", "training_flops"]
@@ -47,8 +47,16 @@ def _products(layer: LayerSpec) -> int:
 def _elementwise(layer: LayerSpec) -> int:
     """Operations for one row in front of the linear map: the bases, the norm and the learned functions' sums."""
     bases = sum(BASES[branch.basis].flops(layer.grid) for branch in layer.branches)
+    if layer.knots:
+        bases += _cox_de_boor(layer.grid) - BASES["b_spline"].flops(layer.grid)
     sums = 2 * sum(layer.widths) - 1 if layer.units else 0
     return layer.inputs * (bases + NORM_FLOPS * layer.normed + sums)
+
+
+def _cox_de_boor(grid: Grid) -> int:
+    """B-splines of one input on knots of its own: where x lies (2 a knot), then six operations a function and order."""
+    count = grid.intervals + 2 * grid.order
+    return 2 * (count + 1) + count + 6 * sum(count - degree for degree in range(1, grid.order + 1))
 
 
 def _scaled(layer: LayerSpec) -> int:

@@ -43,6 +43,8 @@ def extend_grid(tensors: Mapping[str, Tensor], network: NetworkSpec, intervals: 
         raise ConfigError(
             "expected a head with a grid (effi_kan, bspline_mlp, ensemble_kan or fourier_kan), found none"
         )
+    if any(layer.knots for layer in network.layers):
+        raise ConfigError("expected a head on an even grid, found one whose knots follow the data (--update-grid)")
     layers, found, nested = [], dict(tensors), True
     for index, layer in enumerate(network.layers):
         if not any(branch.basis in _GRIDDED for branch in layer.branches):

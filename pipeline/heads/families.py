@@ -89,7 +89,8 @@ def _kan(family: str, basis: str, *, bias: bool = False) -> Callable[[HeadConfig
             *BASES_OF_BASE[_setting(config, "base", family)],
         )
         scaler = bool(config.spline_scaler) and "spline_scaler" in HEADS[family].options
-        return LayerSpec(inputs, outputs, branches, _grid(config, family), bias=bias, scaler=scaler)
+        knots = basis == "b_spline" and bool(config.update_grid)
+        return LayerSpec(inputs, outputs, branches, _grid(config, family), bias=bias, scaler=scaler, knots=knots)
 
     return layer
 
@@ -101,8 +102,8 @@ HEADS: dict[str, Family] = {
         source="linear maps with an activation between them", defaults={"layer_norm": False},
     ),
     "effi_kan": Family(
-        (*_SPLINE, "spline_scaler"), _kan("effi_kan", "b_spline"), "efficient_kan", (-1.0, 1.0), "efficient-kan",
-        defaults={"base": "silu", "layer_norm": False},
+        (*_SPLINE, "update_grid", "spline_scaler"), _kan("effi_kan", "b_spline"), "efficient_kan", (-1.0, 1.0),
+        "efficient-kan", defaults={"base": "silu", "layer_norm": False},
     ),
     "fast_kan": Family(
         _CENTRES, _kan("fast_kan", "radial", bias=True), "fast_kan", (-2.0, 2.0), "fast-kan, arXiv 2405.06721",
@@ -125,7 +126,7 @@ HEADS: dict[str, Family] = {
         (-1.0, 1.0), "KANbeFair, arXiv 2407.16674", defaults={"activation": "none", "layer_norm": False},
     ),
     "ensemble_kan": Family(
-        (*_SPLINE, "spline_scaler", "centres", "sharpness"), package_range=None,
+        (*_SPLINE, "update_grid", "spline_scaler", "centres", "sharpness"), package_range=None,
         source="the sum of effi_kan, fast_kan and faster_kan", stacks=("effi_kan", "fast_kan", "faster_kan"),
     ),
     "kan": Family(

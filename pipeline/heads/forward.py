@@ -9,10 +9,10 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from pipeline.heads.bases import EXPANSIONS
+from pipeline.heads.bases import EXPANSIONS, knot_spline
 from pipeline.heads.network import LayerSpec, NetworkSpec
 
-__all__ = ["expand", "layer_forward", "layer_tensors", "linear", "network_forward", "scaled_weight"]
+__all__ = ["expand", "layer_forward", "layer_tensors", "linear", "network_forward", "norm", "scaled_weight"]
 
 NORM_EPSILON = 1e-5
 
@@ -20,17 +20,26 @@ NORM_EPSILON = 1e-5
 def expand(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
     """The expansion [..., features] of x [..., inputs].
 
-    `tensors` hold those that `layer.inner` names, [heads, ...], and x is [heads, rows, inputs]; where it names none,
-    x may have any leading axes.
+    `tensors` hold those that `layer.inner` names and the buffers, [heads, ...], and x is [heads, rows, inputs]; where
+    there are none, x may have any leading axes.
     """
-    normed = None
-    if layer.normed:
-        normed = torch.nn.functional.layer_norm(x, (layer.inputs,), eps=NORM_EPSILON)
-        normed = normed * tensors["norm_scale"].unsqueeze(-2) + tensors["norm_shift"].unsqueeze(-2)
-    parts = [EXPANSIONS[branch.basis](normed if branch.normed else x, layer.grid) for branch in layer.branches]
+    normed = norm(layer, x, tensors) if layer.normed else None
+    parts = []
+    for branch in layer.branches:
+        z = normed if branch.normed else x
+        knotted = layer.knots and branch.basis == "b_spline"
+        parts.append(
+            knot_spline(z, tensors["knots"], layer.grid.order) if knotted else EXPANSIONS[branch.basis](z, layer.grid)
+        )
     if layer.units:
         return (torch.cat(parts, -1) * tensors["unit"].unsqueeze(-3)).sum(-1)
     return parts[0].flatten(-2) if len(parts) == 1 else torch.cat([part.flatten(-2) for part in parts], -1)
+
+
+def norm(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The trained layer norm of x [heads, rows, inputs]."""
+    normed = torch.nn.functional.layer_norm(x, (layer.inputs,), eps=NORM_EPSILON)
+    return normed * tensors["norm_scale"].unsqueeze(-2) + tensors["norm_shift"].unsqueeze(-2)
 
 
 def scaled_weight(layer: LayerSpec, tensors: Mapping[str, Tensor]) -> Tensor:

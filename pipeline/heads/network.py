@@ -87,7 +87,7 @@ class LayerSpec:
     """One (basis, linear) pair; everything that decides the shapes of its tensors.
 
     `units` is the number of learned functions in front of the linear map: 0 (none), 1 (all inputs share one) or
-    `inputs` (each has its own).
+    `inputs` (each has its own). With `knots`, B-splines stand on each input's own, which a buffer holds.
     """
 
     inputs: int
@@ -97,6 +97,7 @@ class LayerSpec:
     bias: bool = False
     scaler: bool = False
     units: int = 0
+    knots: bool = False
 
     @property
     def normed(self) -> bool:
@@ -130,6 +131,10 @@ class LayerSpec:
         if self.units:
             found["unit"] = (self.units, sum(self.widths))
         return found
+
+    def buffers(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor that is kept with the layer but not trained, by name."""
+        return {"knots": (self.inputs, self.grid.intervals + 2 * self.grid.order + 1)} if self.knots else {}
 
 
 @dataclass(frozen=True)
@@ -169,4 +174,12 @@ class NetworkSpec:
             f"layers.{index}.{name}": shape
             for index, layer in enumerate(self.layers)
             for name, shape in layer.shapes().items()
+        }
+
+    def buffers(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor that is kept but not trained, named `layers.N.name`."""
+        return {
+            f"layers.{index}.{name}": shape
+            for index, layer in enumerate(self.layers)
+            for name, shape in layer.buffers().items()
         }

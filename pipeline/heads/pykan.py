@@ -66,6 +66,10 @@ class PykanNetwork:
             found[f"layers.{index}.mask"] = (before, after)
         return found
 
+    def buffers(self) -> dict[str, tuple[int, ...]]:
+        """None: `shapes` has all that is stored."""
+        return {}
+
     @property
     def parameters(self) -> int:
         """Trained parameters."""

@@ -18,7 +18,7 @@ _KINDS: dict[str, type] = {
     "scale": str, "starts": str, "activation": str, "spline_scaler": bool,
     "base": str, "layer_norm": bool, "optimiser": str, "lamb": float, "lamb_entropy": float,
     "dropout": float, "spline_l1": float, "spline_entropy": float,
-    "earlier_grids": int, "grid_epochs": int,
+    "earlier_grids": int, "grid_epochs": int, "update_grid": int,
     "token_pool": str,
 }  # fmt: skip
 _SEQUENCES = ("hidden", "grid_range", "earlier_grids", "grid_epochs")
@@ -110,6 +110,10 @@ def _check(config: HeadConfig) -> None:
         need(config.base in BASES_OF_BASE, "base", f"one of {', '.join(BASES_OF_BASE)}")
     if config.grid is not None:
         need(config.grid >= 1, "grid", "at least 1 interval")
+    if config.update_grid is not None:
+        need(config.update_grid >= 0, "update_grid", "a number of epochs of at least 0")
+        one = not (config.update_grid and config.grid_epochs)
+        need(one, "update_grid", "0 beside --grid-epochs (a grid grows or follows the data)")
     if config.order is not None:
         need(1 <= config.order <= 5, "order", "a spline order from 1 to 5")
     if config.centres is not None:

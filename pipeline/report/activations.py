@@ -57,13 +57,16 @@ def _of(head: "SavedHead", index: int, where: str) -> LearnedFunctions:
     """Mean and constant part of each function left out: only its shape matters here, and which vary most."""
     import torch
 
-    from pipeline.heads.bases import EXPANSIONS
+    from pipeline.heads.bases import EXPANSIONS, knot_spline
     from pipeline.heads.forward import layer_tensors, scaled_weight
 
     layer = head.network.layers[index]
     tensors = {name: one.unsqueeze(0) for name, one in layer_tensors(head.tensors, index).items()}
     has_grid = {"b_spline", "radial", "switch"} & {branch.basis for branch in layer.branches}
     low, high = (layer.grid.low, layer.grid.high) if has_grid else RANGE
+    if layer.knots:  # from the first inner knot of any input to the last
+        inner = tensors["knots"][0, :, layer.grid.order : -layer.grid.order]
+        low, high = inner.min().item(), inner.max().item()
     x = torch.linspace(low, high, POINTS)
     main = layer.branches[int(np.argmax(layer.widths))]
     note = "of the layer norm's output" if main.normed else "of the scaled feature"
@@ -79,6 +82,11 @@ def _of(head: "SavedHead", index: int, where: str) -> LearnedFunctions:
                 part = weight[start : start + layer.inputs * width].unflatten(0, (layer.inputs, width))
                 start += layer.inputs * width
                 if branch.normed == main.normed:  # a branch of the other kind has another argument
+                    if layer.knots and branch.basis == "b_spline":
+                        each = x.unsqueeze(1).expand(-1, layer.inputs)
+                        values = knot_spline(each, tensors["knots"][0], layer.grid.order)
+                        total = total + torch.einsum("piw,iwo->iop", values, part)
+                        continue
                     total = total + torch.einsum("pw,iwo->iop", EXPANSIONS[branch.basis](x, layer.grid), part)
             curves = total.flatten(0, 1).numpy()
             names = None

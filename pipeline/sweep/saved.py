@@ -156,7 +156,8 @@ def load_head(folder: Path) -> SavedHead:
         tensors = load_file(folder / "head.safetensors")
         config = HeadConfig.from_json(document["config"])
         network = build_network(config, document["inputs"], document["outputs"])
-        expected = network.shapes() | dict.fromkeys(("scaling.shift", "scaling.factor"), (network.inputs,))
+        scales = dict.fromkeys(("scaling.shift", "scaling.factor"), (network.inputs,))
+        expected = network.shapes() | network.buffers() | scales
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if found != expected:
             raise ResultsError(f"{folder}: expected tensors {expected}, found {found}")
