@@ -46,9 +46,9 @@ FACTS: dict[str, Facts] = {
         "B_j are the G + k B-splines of order k on G intervals (`--grid`, `--order`, `--grid-range`): inside the "
         "range they are non-negative and sum to one, outside it they fade to zero. With `--spline-scaler` every "
         "edge's splines are multiplied by a number of its own, as in efficient-kan: D * O more parameters, and (G + "
-        "k) * D * O products. With `--update-grid N` every input has knots of its own, where its values are: before each "
-        "of the first N epochs mostly quantiles, and the weights the least-squares fit to the same splines; a forward "
-        "pass then costs the recursion of Cox and de Boor.",
+        "k) * D * O products. With `--update-grid N` every input has knots of its own, where its values are: before "
+        "each of the first N epochs mostly quantiles, and the weights the least-squares fit to the same splines; a "
+        "forward pass then costs the recursion of Cox and de Boor.",
         "https://github.com/Blealtan/efficient-kan",
     ),
     "fast_kan": Facts(
