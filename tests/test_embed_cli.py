@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -43,6 +44,12 @@ def made(tiny, tmp_path_factory):
     return folder, json.loads(result.stdout)
 
 
+def processor_seconds():
+    """Of the processes that this one has waited for; a busy machine does not add to it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_imports_nothing_heavy():
     probe = (
         "import sys, embed\n"
@@ -52,11 +59,11 @@ def test_help_is_quick_and_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", probe], check=True, cwd=ROOT)
     best = float("inf")
     for _ in range(5):
-        began = time.perf_counter()
+        began = processor_seconds()
         done = subprocess.run(
             [sys.executable, "embed.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )
-        best = min(best, time.perf_counter() - began)
+        best = min(best, processor_seconds() - began)
     assert "run" in done.stdout
     assert best <= 0.5
 

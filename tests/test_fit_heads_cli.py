@@ -99,7 +99,7 @@ def test_sweep_and_table_have_the_contracts_documents(call, tmp_path):
     result = call("sweep", *arguments, "--hidden", "4", "--json")
     assert result.exit_code == 0, result.output
     document = strictly(result.stdout)
-    assert set(document) == {"heads", "trained", "skipped", "diverged", "failed", "seconds", "results"}
+    assert set(document) == {"heads", "trained", "skipped", "diverged", "failed", "seconds", "results", "trials"}
     assert [document[name] for name in ("heads", "trained", "skipped", "diverged", "failed")] == [12, 12, 0, 0, 0]
     assert document["results"] == str(tmp_path / "runs/results.sqlite")
     again = strictly(call("sweep", *arguments, "--hidden", "4", "--json").stdout)
