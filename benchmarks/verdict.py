@@ -1,6 +1,6 @@
 """The project's own verdict: docs/verdict.md with its tables and pictures, from a results database.
 
-    python benchmarks/verdict.py RESULTS [--cache DIR] [--out docs/verdict.md]
+    python benchmarks/verdict.py RESULTS [--cache DIR] [--sweep benchmarks/verdict.toml] [--out docs/verdict.md]
 
 Every number and every sentence on findings comes from the report's own statistics; nothing is typed by hand, so the
 page can be made again from any sweep. What the sweep was is read from the database as well.
@@ -126,7 +126,16 @@ def against_papers(findings):
     ]
 
 
-def write_page(results, cache, out):
+def untrained(findings):
+    """Families that a place of the sweep lacks."""
+    gaps = {
+        place.label: [f"`{family}`" for family in findings.families if family not in place.chosen]
+        for place in findings.places
+    }
+    return [f"Not trained on {label}: {', '.join(missing)}." for label, missing in gaps.items() if missing]
+
+
+def write_page(results, cache, out, sweep=None):
     findings = gather(Path(results), Path(cache))
     verdict, made = conclude(findings), provenance(findings)
     folder = out.with_suffix("")
@@ -142,7 +151,7 @@ def write_page(results, cache, out):
         f"{counted} seeds each. {ABOUT}",
         "", "## What it says", "",
         *(f"- **{label}**: {sentence}" for label, sentence in verdict.sentences),
-        "", "## What it cannot say", "", *(f"- {reason}" for reason in verdict.cannot),
+        "", "## What it cannot say", "", *(f"- {reason}" for reason in (*untrained(findings), *verdict.cannot)),
         "", "## Scores", "",
         "Validation split, mean and standard deviation over seeds (their number); epochs were chosen on a held-out "
         f"tenth of the training rows{marked}.",
@@ -170,7 +179,8 @@ def write_page(results, cache, out):
             path = folder / f"ranks-{slug(name)}.svg"
             write_picture(path, charts.critical_difference(ranking))
             lines += ["", f"![Critical difference]({folder.name}/{path.name})"]
-    lines += ["", "## How it was made", "", "```sh", *made.commands,
+    commands = made.commands if sweep is None else [f"python fit_heads.py sweep {sweep}"]
+    lines += ["", "## How it was made", "", "```sh", *commands,
               f"python benchmarks/verdict.py {Path(results).name}", "```", ""]  # fmt: skip
     lines += [f"- {row['heads']:,} heads on {row['device']}: {row['versions']}; {row['seconds']:,.0f} s of training, "
               f"{row['first']} to {row['last']}" for row in made.runs]  # fmt: skip
@@ -191,8 +201,9 @@ def main():
     parser.add_argument("results", help="a results database")
     parser.add_argument("--cache", default="cache", help="folder of caches")
     parser.add_argument("--out", type=Path, default=Path("docs/verdict.md"), help="the page; pictures beside it")
+    parser.add_argument("--sweep", help="the file that says what was swept, to be named instead of every product")
     given = parser.parse_args()
-    print(write_page(given.results, given.cache, given.out).headline)
+    print(write_page(given.results, given.cache, given.out, given.sweep).headline)
 
 
 if __name__ == "__main__":
