@@ -21,8 +21,8 @@ BASES = (
     "identity", "relu", "gelu", "silu", "tanh", "sigmoid", "b_spline", "radial", "switch", "square_relu", "polynomial2",
     "polynomial3", "polynomial5", "fourier", "chebyshev",
 )  # fmt: skip
-#: Weight columns are rounded up to this many, the widest vector in use.
-VECTOR = 16
+#: Weight columns are rounded up to the widest vector in use, or to half of it where the matrix is narrow.
+VECTOR, NARROW = 16, 256
 #: Rows that are evaluated at a time, at least.
 EVALUATED = 64
 #: A tensor with its moments; gradients are a worker's own.
@@ -43,6 +43,13 @@ class _Workspace:
     gradients: dict[str, Tensor]
     buffers: list[dict[str, Tensor]]
     row: Tensor
+
+
+def _columns(network: NetworkSpec, outputs: int) -> int:
+    """Columns that `outputs` of them take; a scaler's code takes whole vectors only, and sums of stacks equal ones."""
+    whole = outputs <= VECTOR or outputs > NARROW or any(layer.scaler for layer in network.layers)
+    unit = VECTOR if whole else VECTOR // 2
+    return -(-outputs // unit) * unit
 
 
 def _buffers(layer: LayerSpec, rows: int, columns: int) -> dict[str, Tensor]:
@@ -72,7 +79,7 @@ class NativeEngine:
         self._state: dict[str, dict[str, Tensor]] = {}
         self.tensors = {}
         for name, tensor in tensors.items():
-            columns = -(-tensor.shape[-1] // VECTOR) * VECTOR
+            columns = _columns(network, tensor.shape[-1])
             inner = name.endswith((".norm_scale", ".norm_shift", ".unit"))
             shape = tensor.shape if inner else (*tensor.shape[:-1], columns)
             self._state[name] = {kind: torch.zeros(shape) for kind in _STATE}
@@ -86,7 +93,7 @@ class NativeEngine:
 
     def _workspace(self, rows: int) -> _Workspace:
         gradients = {name: torch.zeros(state["value"].shape[1:]) for name, state in self._state.items()}
-        buffers = [_buffers(layer, rows, -(-layer.outputs // VECTOR) * VECTOR) for layer in self.network.layers]
+        buffers = [_buffers(layer, rows, _columns(self.network, layer.outputs)) for layer in self.network.layers]
         for chain in self.network.chains:
             buffers[chain.start]["input"] = buffers[0]["input"]
         return _Workspace(gradients, buffers, torch.zeros(rows, dtype=torch.int64))
@@ -115,7 +122,7 @@ class NativeEngine:
     def _fill(self, to: Layer, layer: LayerSpec, buffers: dict[str, Tensor]) -> None:
         to.inputs, to.outputs, to.features = layer.inputs, layer.outputs, layer.features
         to.stride = row_stride(layer.features)
-        to.columns = -(-layer.outputs // VECTOR) * VECTOR
+        to.columns = _columns(self.network, layer.outputs)
         to.branches, to.bias, to.scaler, to.normed = len(layer.branches), layer.bias, layer.scaler, layer.normed
         to.units = layer.units
         to.low, to.sharpness, to.order = layer.grid.low, layer.grid.sharpness, layer.grid.order

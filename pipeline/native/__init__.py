@@ -19,7 +19,7 @@ from pipeline.progress import say
 
 __all__ = ["library"]
 
-SOURCES = ("bases.c", "checksum.c", "expand.c", "products.c", "train.c", "weights.c")
+SOURCES = ("bases.c", "checksum.c", "expand.c", "products.c", "stream.c", "switch.c", "train.c", "weights.c")
 # Not -ffast-math: loading such a library switches denormal numbers off for the whole process.
 FLAGS = (
     "-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",

@@ -52,21 +52,12 @@ static void distances(const Layer *l, const float *x, int some, int width, float
         at[f] -= number[f];
 }
 
-static void add_sums(const float *from, int some, int width, float factor, float *dx)
+void add_sums(const float *from, int some, int width, float factor, float *dx)
 {
     if (width == 8)
         sums_any(from, some, 8, factor, dx);
     else
         sums_any(from, some, width, factor, dx);
-}
-
-/* 1 / x for x from 1 to 2: a parabola and two of Newton's steps, a third of a division's time. */
-static inline float reciprocal(float x)
-{
-    float r = 2.12121212f + x * (-1.45454545f + x * 0.32323232f);
-    r += r * (1 - x * r);
-    r += r * (1 - x * r);
-    return r;
 }
 
 static float power(float x, int n)
@@ -133,7 +124,7 @@ static void spline_slopes(int order, int size, const float *at, float *to)
 static void gridded(const Layer *l, int basis, const float *x, int count, int width, float *out)
 {
     const int block = block_of(width);
-    const float shift = basis == B_SPLINE ? (l->order - 1) * 0.5f : 0, scale = l->step * l->sharpness;
+    const float shift = basis == B_SPLINE ? (l->order - 1) * 0.5f : 0;
     float number[block * width], at[block * width];
     count_up(block, width, number);
     for (int from = 0; from < count; from += block) {
@@ -142,16 +133,9 @@ static void gridded(const Layer *l, int basis, const float *x, int count, int wi
         distances(l, x + from, some, width, shift, number, at);
         if (basis == B_SPLINE)
             spline_values(l->order, size, at, to);
-        else if (basis == RADIAL)
+        else
             for (int f = 0; f < size; f++)
                 to[f] = exponential(-at[f] * at[f]);
-        else
-            /* 1 - tanh(a)^2 = 4 e / (1 + e)^2 with e = exp(-2 |a|): no overflow, no cancellation. */
-            for (int f = 0; f < size; f++) {
-                const float e = exponential(-2 * fabsf(at[f] * scale));
-                const float r = reciprocal(1 + e);
-                to[f] = 4 * e * r * r;
-            }
     }
 }
 
@@ -159,7 +143,7 @@ static void gridded_backward(const Layer *l, int basis, const float *x, int coun
                              const float *g, float *dx)
 {
     const int block = block_of(width);
-    const float shift = basis == B_SPLINE ? (l->order - 1) * 0.5f : 0, scale = l->step * l->sharpness;
+    const float shift = basis == B_SPLINE ? (l->order - 1) * 0.5f : 0;
     float number[block * width], at[block * width], slope[block * width];
     count_up(block, width, number);
     for (int from = 0; from < count; from += block) {
@@ -170,16 +154,11 @@ static void gridded_backward(const Layer *l, int basis, const float *x, int coun
             spline_slopes(l->order, size, at, slope);
             for (int f = 0; f < size; f++)
                 slope[f] *= own[f];
-        } else if (basis == RADIAL) {
+        } else {
             for (int f = 0; f < size; f++)
                 slope[f] = own[f] * phi[f] * -2 * at[f];
-        } else {
-            for (int f = 0; f < size; f++) {
-                const float e = exponential(-2 * fabsf(at[f] * scale)), tangent = (1 - e) * reciprocal(1 + e);
-                slope[f] = own[f] * phi[f] * (at[f] > 0 ? -tangent : tangent);
-            }
         }
-        add_sums(slope, some, width, basis == SWITCH ? 2 * l->sharpness : 1 / l->step, dx + from);
+        add_sums(slope, some, width, 1 / l->step, dx + from);
     }
 }
 
@@ -276,7 +255,9 @@ static void pointwise_backward(int basis, const float *x, int count, const float
 
 void basis_values(const Layer *l, const Branch *b, const float *x, int count, float *out)
 {
-    if (b->basis == B_SPLINE || b->basis == RADIAL || b->basis == SWITCH)
+    if (b->basis == SWITCH)
+        switch_values(l, x, count, b->width, out);
+    else if (b->basis == B_SPLINE || b->basis == RADIAL)
         gridded(l, b->basis, x, count, b->width, out);
     else if (b->width > 1)
         series(b->basis, x, count, b->width, out);
@@ -287,7 +268,9 @@ void basis_values(const Layer *l, const Branch *b, const float *x, int count, fl
 void basis_backward(const Layer *l, const Branch *b, const float *x, int count, const float *value, const float *g,
                     float *dx)
 {
-    if (b->basis == B_SPLINE || b->basis == RADIAL || b->basis == SWITCH)
+    if (b->basis == SWITCH)
+        switch_backward(l, x, count, b->width, value, g, dx);
+    else if (b->basis == B_SPLINE || b->basis == RADIAL)
         gridded_backward(l, b->basis, x, count, b->width, value, g, dx);
     else if (b->width > 1)
         series_backward(b->basis, count, b->width, value, g, dx);

@@ -7,7 +7,7 @@
 static const float NORM_EPSILON = 1e-5f;
 
 /* Layer norm of each row into `normal` (before the trained scale and shift); `deviation` keeps 1 / its root. */
-static void normalise(const Layer *l, int rows)
+void normalise(const Layer *l, int rows)
 {
     for (int r = 0; r < rows; r++) {
         const float *x = l->input + (int64_t)r * l->inputs;
@@ -143,51 +143,4 @@ void expand_backward(const Layer *l, int rows, float *input_gradient)
         if (input_gradient)
             memcpy(input_gradient + (int64_t)r * l->inputs, dx, sizeof(float) * l->inputs);
     }
-}
-
-/* What a tile of features [from, from + some * width) of a branch that is behind the norm adds to the norm's gradients,
-   for rows [start, start + rows), MOST_ROWS at most. */
-static void norm_tile(const Layer *l, const Branch *branch, int input, int some, int from, int start, int rows)
-{
-    const int wide = some * branch->width;
-    float tile[MOST_ROWS * WIDE], value[MOST_ROWS * WIDE], z[MOST_ROWS * WIDE], dz[MOST_ROWS * WIDE];
-    const float *scale = l->norm_scale_.value + input, *shift = l->norm_shift_.value + input;
-    product_backward_tile(l, start, rows, from, wide, tile);
-    for (int r = 0; r < rows; r++) {
-        const float *n = l->normal + (int64_t)(start + r) * l->inputs + input;
-        memcpy(value + r * wide, l->expansion + (int64_t)(start + r) * l->stride + from, sizeof(float) * wide);
-        if (wide < WIDE)
-            memmove(tile + r * wide, tile + r * WIDE, sizeof(float) * wide);
-        for (int k = 0; k < some; k++)
-            z[r * some + k] = n[k] * scale[k] + shift[k];
-    }
-    memset(dz, 0, sizeof(float) * rows * some);
-    basis_backward(l, branch, z, rows * some, value, tile, dz);
-    for (int r = 0; r < rows; r++) {
-        const float *n = l->normal + (int64_t)(start + r) * l->inputs + input, *d = dz + r * some;
-        for (int k = 0; k < some; k++) {
-            l->norm_scale_.gradient[input + k] += d[k] * n[k];
-            l->norm_shift_.gradient[input + k] += d[k];
-        }
-    }
-}
-
-/* For a first layer, whose input needs no gradient: those of the norm, a tile of the expansion's gradient at a time, so
-   that it never leaves the first-level cache. Returns 0 where a layer is not for it. */
-int expand_backward_first(const Layer *l, int rows)
-{
-    for (int b = 0; b < l->branches; b++)
-        if (l->units || (l->branch[b].normed && l->branch[b].width > WIDE))
-            return 0;
-    memset(l->norm_scale_.gradient, 0, sizeof(float) * l->inputs);
-    memset(l->norm_shift_.gradient, 0, sizeof(float) * l->inputs);
-    for (int b = 0, at = 0; b < l->branches; at += l->inputs * l->branch[b++].width) {
-        const Branch *branch = &l->branch[b];
-        const int chunk = WIDE / branch->width;
-        for (int i = 0; i < l->inputs && branch->normed; i += chunk)
-            for (int start = 0; start < rows; start += MOST_ROWS)
-                norm_tile(l, branch, i, l->inputs - i < chunk ? l->inputs - i : chunk, at + i * branch->width, start,
-                          rows - start < MOST_ROWS ? rows - start : MOST_ROWS);
-    }
-    return 1;
 }

@@ -12,6 +12,9 @@ enum {
 enum { MAX_BRANCHES = 4, MAX_LAYERS = 24 };
 enum { TILE = 128, WIDE = 64 }; /* features that are taken at once, at most: forward, and backward */
 enum { MOST_ROWS = 64 };        /* rows that are taken at once backward, at most */
+/* Up to this many rows, a gradient is cheaper to compute twice (for its norm and for the update) than to write and
+   read. */
+enum { FEW_ROWS = 8 };
 
 /* A tensor with its AdamW moments; all three have the same layout. */
 typedef struct {
@@ -23,8 +26,8 @@ typedef struct {
     int32_t basis, width, normed;
 } Branch;
 
-/* One (basis, linear) pair. `weight_` is [features, columns]: `columns` is `outputs` rounded up to whole vectors, the
-   surplus columns are zero and stay zero. With `units` (1: shared by all inputs, or one for each), `unit_` [units, widths]
+/* One (basis, linear) pair. `weight_` is [features, columns]: `columns` is `outputs` rounded up to whole vectors, or to
+   half a one (a multiple of 8, and 16 at least), the surplus columns are zero and stay zero. With `units` (1: shared by all inputs, or one for each), `unit_` [units, widths]
    sums each input's values to one feature. Rows of expansions are `stride` apart, an odd number of cache lines: rows that
    lie a multiple of 4 KiB apart would share their places in the cache. */
 typedef struct {
@@ -79,16 +82,32 @@ void basis_values(const Layer *layer, const Branch *branch, const float *x, int 
 void basis_backward(const Layer *layer, const Branch *branch, const float *x, int count, const float *value,
                     const float *gradient, float *dx);
 
+/* dx[i] += factor * the sum of from[i, width]. */
+void add_sums(const float *from, int some, int width, float factor, float *dx);
+
+/* switch.c */
+void switch_values(const Layer *layer, const float *x, int count, int width, float *out);
+void switch_backward(const Layer *layer, const float *x, int count, int width, const float *value,
+                     const float *gradient, float *dx);
+
 /* expand.c */
 void expand(const Layer *layer, int rows);
 void expand_backward(const Layer *layer, int rows, float *input_gradient);
-int expand_backward_first(const Layer *layer, int rows);
+void normalise(const Layer *layer, int rows);
 
 /* products.c */
+void product_tile(const Layer *layer, const float *const *row, int rows, int from, int wide, float *out);
 void product(const Layer *layer, const float *const *row, int rows, float *out);
 void product_gradient(const float *const *row, int rows, int from, int to, const float *delta, int columns, float *out);
 void product_backward(const Layer *layer, int rows, float *out);
 void product_backward_tile(const Layer *layer, int start, int rows, int from, int wide, float *out);
+
+/* stream.c, for the first layer of a stack: whether it is taken in tiles from its input, without `expansion`; its product
+   out[rows, columns]; and the way back: gradients of its norm, and where it is taken in tiles those of weights and scaler
+   too, whose squared norm is added to *total. The last returns 0 where it has done nothing. */
+int streams(const Layer *layer, int rows);
+void stream(const Layer *layer, int rows, float *out);
+int stream_backward(const Layer *layer, int rows, double *total);
 
 /* weights.c */
 typedef struct {
@@ -100,6 +119,7 @@ typedef struct {
 
 /* Weights of features [from, to) (TILE at most) as products take them: times the scaler where there is one, in strip. */
 const float *scaled_weights(const Layer *layer, int from, int to);
+double strip_squares(const Layer *layer, int from, int to, float *gradient);
 double weight_gradient(const Layer *layer, const float *const *row, int rows);
 void weight_update(const Layer *layer, const float *const *row, int rows, Update u);
 void update_tensor(const Tensor *tensor, Update u);

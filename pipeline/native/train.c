@@ -50,11 +50,18 @@ static double output_gradient(const Head *h, const Layer *l, int rows, const int
     return loss;
 }
 
+/* Whether a layer is taken in tiles from its input: first layers, where their expansion is not at hand. */
+static int in_stream(const Head *h, int n, int rows)
+{
+    return n % h->depth == 0 && (n || !h->ready) && streams(&h->layer[n], rows);
+}
+
 static void forward(Head *h, int rows)
 {
     for (int n = 0; n < h->layers; n++) {
         Layer *l = &h->layer[n];
-        if (n || !h->ready)
+        const int streamed = in_stream(h, n, rows);
+        if (!streamed && (n || !h->ready))
             expand(l, rows);
         const float *own[rows], *const *row = h->row;
         if (n || !h->ready) {
@@ -62,7 +69,10 @@ static void forward(Head *h, int rows)
                 own[r] = l->expansion + (int64_t)r * l->stride;
             row = own;
         }
-        product(l, row, rows, l->output);
+        if (streamed)
+            stream(l, rows, l->output);
+        else
+            product(l, row, rows, l->output);
         for (int r = 0; r < rows && l->bias; r++)
             for (int c = 0; c < l->columns; c++)
                 l->output[(int64_t)r * l->columns + c] += l->bias_.value[c];
@@ -103,9 +113,10 @@ static double backward(Head *h, int rows)
             row = own;
         }
         const int above = n % h->depth != 0; /* another layer lies below */
-        if (above || l->normed || l->units) {
+        const int streamed = in_stream(h, n, rows);
+        if (above || l->normed || l->units || streamed) {
             float *below = above ? h->layer[n - 1].expansion_gradient : 0;
-            if (above || !expand_backward_first(l, rows)) {
+            if (above || !stream_backward(l, rows, &total)) {
                 product_backward(l, rows, l->expansion_gradient);
                 expand_backward(l, rows, below);
             }
@@ -128,7 +139,8 @@ static double backward(Head *h, int rows)
                     l->bias_.gradient[c] += l->delta[(int64_t)r * l->columns + c];
             total += squares(l->bias_.gradient, l->columns);
         }
-        total += weight_gradient(l, row, rows);
+        if (!streamed)
+            total += weight_gradient(l, row, rows);
     }
     return total;
 }

@@ -11,9 +11,7 @@
 
 #include "head.h"
 
-/* Up to this many rows, a gradient is cheaper to compute twice (for its norm and for the update) than to write and
-   read. */
-enum { FEW_ROWS = 8, STRIP = 24 };
+enum { STRIP = 24 };
 
 static const float BETA1 = 0.9f, BETA2 = 0.999f, EPSILON = 1e-8f;
 
@@ -153,6 +151,14 @@ static void unscale(const Layer *l, int from, int to, float *gradient, int sum)
     }
 }
 
+/* The squared norm of a strip's gradient, which is turned into that by the weights on the way. */
+double strip_squares(const Layer *l, int from, int to, float *gradient)
+{
+    if (l->scaler)
+        unscale(l, from, to, gradient, 1);
+    return squares(gradient, (int64_t)(to - from) * l->columns);
+}
+
 /* Gradients of weights and scaler (not kept with few rows); returns their squared norm. */
 double weight_gradient(const Layer *l, const float *const *row, int rows)
 {
@@ -162,10 +168,9 @@ double weight_gradient(const Layer *l, const float *const *row, int rows)
     for (int f = 0; f < l->features; f += STRIP) {
         const int to = l->features - f < STRIP ? l->features : f + STRIP;
         float *gradient = rows <= FEW_ROWS ? l->strip : l->weight_.gradient + (int64_t)f * l->columns;
+        memset(gradient, 0, sizeof(float) * (to - f) * l->columns);
         product_gradient(row, rows, f, to, l->delta, l->columns, gradient);
-        if (l->scaler)
-            unscale(l, f, to, gradient, 1);
-        total += squares(gradient, (int64_t)(to - f) * l->columns);
+        total += strip_squares(l, f, to, gradient);
     }
     return total + (l->scaler ? squares(l->scaler_.gradient, l->scaler_.size) : 0);
 }
@@ -178,6 +183,7 @@ void weight_update(const Layer *l, const float *const *row, int rows, Update u)
     for (int f = 0; f < l->features && rows <= FEW_ROWS; f += STRIP) {
         const int to = l->features - f < STRIP ? l->features : f + STRIP;
         const int64_t at = (int64_t)f * l->columns;
+        memset(l->strip, 0, sizeof(float) * (to - f) * l->columns);
         product_gradient(row, rows, f, to, l->delta, l->columns, l->strip);
         if (l->scaler)
             unscale(l, f, to, l->strip, 0);
