@@ -54,8 +54,8 @@ def _columns(network: NetworkSpec, outputs: int) -> int:
 
 def _buffers(layer: LayerSpec, rows: int, columns: int) -> dict[str, Tensor]:
     sizes = {
-        "input": rows * layer.inputs,
-        "normal": rows * layer.inputs,
+        "input": rows * row_stride(layer.inputs),
+        "normal": rows * row_stride(layer.inputs),
         "deviation": rows + 3 * layer.inputs,
         "expansion": rows * row_stride(layer.features),
         "expansion_gradient": rows * max(row_stride(layer.features), columns),

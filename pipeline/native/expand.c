@@ -10,8 +10,8 @@ static const float NORM_EPSILON = 1e-5f;
 void normalise(const Layer *l, int rows)
 {
     for (int r = 0; r < rows; r++) {
-        const float *x = l->input + (int64_t)r * l->inputs;
-        float *n = l->normal + (int64_t)r * l->inputs, mean = 0, square = 0;
+        const float *x = l->input + (int64_t)r * spaced(l->inputs);
+        float *n = l->normal + (int64_t)r * spaced(l->inputs), mean = 0, square = 0;
         for (int i = 0; i < l->inputs; i++)
             mean += x[i];
         mean /= l->inputs;
@@ -26,7 +26,7 @@ void normalise(const Layer *l, int rows)
 
 static void affine(const Layer *l, int row, float *z)
 {
-    const float *n = l->normal + (int64_t)row * l->inputs;
+    const float *n = l->normal + (int64_t)row * spaced(l->inputs);
     for (int i = 0; i < l->inputs; i++)
         z[i] = n[i] * l->norm_scale_.value[i] + l->norm_shift_.value[i];
 }
@@ -34,7 +34,7 @@ static void affine(const Layer *l, int row, float *z)
 /* From the gradient dz by the norm's output: its tensors' gradients are added to, and so is dx. */
 static void normalise_backward(const Layer *l, int row, float *dz, float *dx)
 {
-    const float *n = l->normal + (int64_t)row * l->inputs;
+    const float *n = l->normal + (int64_t)row * spaced(l->inputs);
     float mean = 0, along = 0;
     for (int i = 0; i < l->inputs; i++) {
         l->norm_scale_.gradient[i] += dz[i] * n[i];
@@ -90,7 +90,7 @@ void expand(const Layer *l, int rows)
     const int total = widths(l), stride = l->units > 1 || l->inputs == 1 ? total : 0;
     float *z = l->deviation + rows;
     for (int r = 0; r < rows; r++) {
-        const float *x = l->input + (int64_t)r * l->inputs;
+        const float *x = l->input + (int64_t)r * spaced(l->inputs);
         float *feature = l->expansion + (int64_t)r * l->stride;
         float *out = l->units ? l->values + (int64_t)r * l->inputs * total : feature;
         if (l->normed)
@@ -120,7 +120,7 @@ void expand_backward(const Layer *l, int rows, float *input_gradient)
     if (l->units)
         memset(l->unit_.gradient, 0, sizeof(float) * l->unit_.size);
     for (int r = 0; r < rows; r++) {
-        const float *x = l->input + (int64_t)r * l->inputs;
+        const float *x = l->input + (int64_t)r * spaced(l->inputs);
         const float *g = l->expansion_gradient + (int64_t)r * l->stride;
         const float *value = l->units ? l->values + (int64_t)r * l->inputs * total
                                       : l->expansion + (int64_t)r * l->stride;

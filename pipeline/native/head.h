@@ -64,6 +64,9 @@ static inline float exponential(float x)
     return p * power;
 }
 
+/* Rows of `input` and `normal` are an odd number of cache lines apart, for the same reason as those of expansions. */
+static inline int spaced(int inputs) { return ((inputs + 15) / 16 | 1) * 16; }
+
 /* The larger number, and `least` for NaN: fmaxf, but in place (compilers call libm for the sake of NaN). */
 static inline float at_least(float x, float least) { return x > least ? x : least; }
 

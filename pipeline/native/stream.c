@@ -29,16 +29,23 @@ static inline __attribute__((always_inline)) void affine_any(
 /* z[rows, some]: what the tile's basis reads, of rows [start, start + rows). */
 static void tile_inputs(const Layer *l, Tile t, int start, int rows, float *z)
 {
-    const float *from = (t.branch->normed ? l->normal : l->input) + (int64_t)start * l->inputs + t.input;
+    const float *from = (t.branch->normed ? l->normal : l->input) + (int64_t)start * spaced(l->inputs) + t.input;
     float scale[WIDE], shift[WIDE];
     for (int k = 0; k < t.some; k++) {
         scale[k] = t.branch->normed ? l->norm_scale_.value[t.input + k] : 1;
         shift[k] = t.branch->normed ? l->norm_shift_.value[t.input + k] : 0;
     }
     if (t.some == 8) /* unrolls */
-        affine_any(from, l->inputs, rows, 8, scale, shift, z);
+        affine_any(from, spaced(l->inputs), rows, 8, scale, shift, z);
     else
-        affine_any(from, l->inputs, rows, t.some, scale, shift, z);
+        affine_any(from, spaced(l->inputs), rows, t.some, scale, shift, z);
+}
+
+/* Asks for a tile's weights, which arrive while its basis is evaluated. */
+static void prefetch(const Layer *l, Tile t)
+{
+    for (int64_t at = 0; at < (int64_t)t.wide * l->columns; at += 16)
+        __builtin_prefetch(l->weight_.value + (int64_t)t.from * l->columns + at);
 }
 
 static void point_at_rows(const float *from, int64_t stride, int rows, const float **row)
@@ -57,7 +64,7 @@ static void norm_gradients(const Layer *l, Tile t, int start, int rows, const fl
     memset(dz, 0, sizeof(float) * rows * t.some);
     basis_backward(l, t.branch, z, rows * t.some, value, gradient, dz);
     for (int r = 0; r < rows; r++) {
-        const float *n = l->normal + (int64_t)(start + r) * l->inputs + t.input, *d = dz + r * t.some;
+        const float *n = l->normal + (int64_t)(start + r) * spaced(l->inputs) + t.input, *d = dz + r * t.some;
         for (int k = 0; k < t.some; k++) {
             l->norm_scale_.gradient[t.input + k] += d[k] * n[k];
             l->norm_shift_.gradient[t.input + k] += d[k];
@@ -85,6 +92,7 @@ void stream(const Layer *l, int rows, float *out)
     for (int b = 0, first = 0; b < l->branches; first += l->inputs * l->branch[b++].width)
         for (int i = 0; i < l->inputs;) {
             const Tile t = tile_of(l, &l->branch[b], i, first);
+            prefetch(l, t);
             for (int start = 0; start < rows; start += MOST_ROWS) {
                 const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
                 tile_inputs(l, t, start, some, z);
@@ -110,8 +118,10 @@ int stream_backward(const Layer *l, int rows, double *total)
         for (int i = 0; i < l->inputs && (rows > FEW_ROWS || l->branch[b].normed);) {
             const Tile t = tile_of(l, &l->branch[b], i, first);
             float *gradient = l->weight_.gradient + (int64_t)t.from * l->columns;
-            if (rows > FEW_ROWS)
+            if (rows > FEW_ROWS) {
+                prefetch(l, t);
                 memset(gradient, 0, sizeof(float) * t.wide * l->columns);
+            }
             for (int start = 0; start < rows; start += MOST_ROWS) {
                 const int some = rows - start < MOST_ROWS ? rows - start : MOST_ROWS;
                 tile_inputs(l, t, start, some, z);

@@ -78,7 +78,7 @@ static void forward(Head *h, int rows)
                 l->output[(int64_t)r * l->columns + c] += l->bias_.value[c];
         if ((n + 1) % h->depth)
             for (int r = 0; r < rows; r++)
-                memcpy(h->layer[n + 1].input + (int64_t)r * l->outputs, l->output + (int64_t)r * l->columns,
+                memcpy(h->layer[n + 1].input + (int64_t)r * spaced(l->outputs), l->output + (int64_t)r * l->columns,
                        sizeof(float) * l->outputs);
     }
 }
@@ -175,7 +175,7 @@ static void take(Head *h, const float *source, int64_t width, const int64_t *at,
         if (h->ready)
             h->row[r] = source + at[r] * width;
         else
-            memcpy(h->layer[0].input + (int64_t)r * width, source + at[r] * width, sizeof(float) * width);
+            memcpy(h->layer[0].input + (int64_t)r * spaced((int)width), source + at[r] * width, sizeof(float) * width);
 }
 
 /* Train on `steps` minibatches of `batch` rows (the last one has `last`). `source` holds the training rows as the first
