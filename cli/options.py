@@ -118,7 +118,8 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
         click.option("--lamb-entropy", type=number, help="kan: weight of the entropies in that penalty.  [2]"),
         click.option(
             "--token-pool", type=Values(str, several=several),
-            help="Of --features last_hidden, how a row's tokens become one vector: mean or max.  [mean]",
+            help="Of --features last_hidden, how a row's tokens become one vector: mean, max, "
+            "attention or kan_attention (these train).  [mean]",
         ),
         click.option("--scale", type=Values(str, several=several), help="none, standard or tanh.  [clean: standard]"),
         click.option("--starts", type=Values(str, several=several), help="project or package.  [clean: project]"),

@@ -31,6 +31,14 @@ INPUTS, OUTPUTS = 768, 2
 #: Okabe and Ito's colours, which people of any colour vision tell apart; dashes repeat them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
 
+#: What each pool makes of a row's tokens x_t.
+POOL_FORMULAS = {
+    "mean": "the mean of x_t",
+    "max": "the largest value of each coordinate",
+    "attention": "sum a_t x_t, a = softmax(s), s_t = w · x_t",
+    "kan_attention": "the same, s_t = sum_i f_i(x_ti): B-splines (5 intervals from -3 to 3, order 3) and silu",
+}
+
 INTRO = """\
 <!-- Written by `make docs` (docs/make_families.py); edit that. -->
 # Head families
@@ -60,6 +68,17 @@ have, and every edge of a KAN the splines that its input needs only once
 {matched}
 
 `kan` reads at most 16 features and is not among them. One of {kan}.
+
+## Over tokens
+
+`--features last_hidden --token-pool ...` makes a head's input from every token's last hidden state x_t. `mean` and
+`max` are taken once and are a feature like any other. `attention` and `kan_attention` train with the head, scaled by
+statistics of all tokens of the training rows; they start as the mean, run in the plain engine, and are charged for a
+row of 128 tokens. Their heads predict and submit, but have no export and no explanation.
+
+| pool | input | parameters more | FLOPs more |
+|---|---|---:|---:|
+{pools}
 
 ## The families
 
@@ -103,6 +122,14 @@ def _kan() -> str:
     return f"{widths} has {parameters(network):,} parameters and takes {forward_flops(network):,} FLOPs a row forward"
 
 
+def _pools() -> Iterator[str]:
+    for pool, formula in POOL_FORMULAS.items():
+        config = resolve("linear", seed=0, features="last_hidden", options={"token_pool": pool})
+        network, plain = build_network(config, INPUTS, OUTPUTS), build_network(_config("linear"), INPUTS, OUTPUTS)
+        more, flops = (count(network) - count(plain) for count in (parameters, forward_flops))
+        yield f"| `{pool}` | {formula} | {more:,} | {flops:,} |"
+
+
 def page() -> str:
     """The text of docs/families.md. Raises `KeyError` for a family of the registry that `FACTS` lacks."""
     costs = [_numbers(f"`{family}`", _config(family)) for family in PACKABLE]
@@ -114,6 +141,7 @@ def page() -> str:
         costs="\n".join(costs),
         kan=_kan(),
         matched="\n".join(_matched()),
+        pools="\n".join(_pools()),
         spline=f"`{SPLINE_FLOPS}`",
     )
     return intro + "".join(f"\n{_section(family)}" for family in HEADS)

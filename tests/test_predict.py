@@ -37,11 +37,12 @@ def place(tiny, tmp_path_factory):
     heads = {}
     for task, features in (
         ("mrpc.limit90", "mean"), ("mrpc.limit90", "reduced"), ("mrpc.limit90", "weight"), ("mrpc.limit90", "pooled"),
-        ("mrpc.limit90", "last_hidden"), ("mrpc.siamese.limit90", "siamese"), ("cola.layers1-2.len12.limit90", "cls"),
+        ("mrpc.limit90", "last_hidden:max"), ("mrpc.limit90", "last_hidden:kan_attention"),
+        ("mrpc.siamese.limit90", "siamese"), ("cola.layers1-2.len12.limit90", "cls"),
     ):  # fmt: skip
         done = pipeline.fit(
-            task, head="effi_kan", encoder=str(folder), features=features, cache=root / "cache",
-            results=root / "r.sqlite", **QUICK,
+            task, head="effi_kan", encoder=str(folder), features=features.partition(":")[0], cache=root / "cache",
+            results=root / "r.sqlite", token_pool=features.partition(":")[2] or None, **QUICK,
         )  # fmt: skip
         heads[task.split(".limit")[0], features] = done.id
     return root, folder, heads
@@ -59,7 +60,7 @@ def recorded(root, name):
 @pytest.mark.parametrize(
     "key",
     [("mrpc", "mean"), ("mrpc", "reduced"), ("mrpc", "weight"), ("mrpc", "pooled"), ("mrpc.siamese", "siamese"),
-     ("mrpc", "last_hidden"),
+     ("mrpc", "last_hidden:max"), ("mrpc", "last_hidden:kan_attention"),
      ("cola.layers1-2.len12", "cls")],
 )  # fmt: skip
 def test_the_same_answers_as_the_recorded_evaluation(place, key):

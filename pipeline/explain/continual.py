@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.explain.figures import continual_figure, svg
 from pipeline.fit.data import FitData, fit_scaling
 from pipeline.fit.train import train_pack
-from pipeline.heads.config import HeadConfig
+from pipeline.heads.config import TRAINED_POOLS, HeadConfig
 from pipeline.heads.families import HEADS
 from pipeline.heads.resolve import resolve
 from pipeline.progress import say
@@ -165,6 +165,8 @@ def continual(
             raise ConfigError(f"--scenario {scenario}: expected a TASK, found none; name a cache's task")
         ref = find_cache(Path(cache), task, encoder)
         feature = ref.feature(features)
+        if options.get("token_pool") in TRAINED_POOLS:
+            raise ConfigError(f"--token-pool: expected mean or max here, found {options['token_pool']}")
         data = load_data(ref, feature, options.get("scale") or "standard", options.get("token_pool"))
         place = (class_stages if scenario == "class" else domain_stages)(data, stages)
     regression = place.data.task.labels is None

@@ -21,6 +21,7 @@ from pipeline.explain.snap import snap
 from pipeline.explain.symbols import library
 from pipeline.fit.data import FitData
 from pipeline.fit.kan_forward import start
+from pipeline.heads.config import TRAINED_POOLS
 from pipeline.heads.pykan import LARGEST_WIDTH
 from pipeline.progress import say
 from pipeline.sweep.caches import find_cache, load_data
@@ -35,6 +36,11 @@ _ROWS, _CURVES = 400, 18
 
 def data_of(head: SavedHead, cache: Path, results: Path) -> FitData:
     """The data that a head was trained on. Raises `CacheError` where its cache is not there any more."""
+    if head.config.token_pool in TRAINED_POOLS:
+        raise ConfigError(
+            f"head {head.id}: expected a head on one vector a row, found one with its own {head.config.token_pool} "
+            "over tokens; train one with --token-pool mean or max"
+        )
     task, encoder = head.provenance["task"], head.provenance["encoder"]
     if results.is_file():
         with Results(results) as store:

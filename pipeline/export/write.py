@@ -15,6 +15,7 @@ from pipeline.export.card import card
 from pipeline.export.onnx_file import write_onnx
 from pipeline.export.packages import PACKAGES, to_package
 from pipeline.export.torch_file import state_of, torch_source
+from pipeline.heads.config import TRAINED_POOLS
 from pipeline.sweep.saved import SavedHead, head_document
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ def export(
         raise UnknownNameError("format", format, tuple(FORMATS))
     loaded = load_head(head, results=results).usable()
     place = Path(out) if out is not None else Path(results).parent / "exports" / f"{loaded.id}-{format}"
+    if loaded.config.token_pool in TRAINED_POOLS:
+        raise ConfigError(
+            f"head {loaded.id}: expected a head on one vector a row, found one with its own {loaded.config.token_pool} "
+            "over tokens, which has no export; --token-pool mean and max have"
+        )
     _check_place(place, force)
     package = PACKAGES[loaded.config.head].name if format == "safetensors" and loaded.config.head in PACKAGES else None
     work = None

@@ -1,6 +1,6 @@
 """What a pack trains on: scaled features, targets, and each replicate's split and order of minibatches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.fit.tokens import Tokens, parts_of
 from pipeline.tasks import Task
 
 __all__ = ["FitData", "Replicate", "Scaling", "fit_scaling", "replicate"]
@@ -24,36 +25,55 @@ class Scaling:
     shift: np.ndarray
     factor: np.ndarray
 
-    def apply(self, features: np.ndarray) -> np.ndarray:
-        """Scaled features [rows, inputs], float32: (x - shift) * factor, through tanh if `kind` says so."""
+    def apply(self, features: np.ndarray | Tokens) -> np.ndarray | Tokens:
+        """Scaled features [rows, inputs], float32: (x - shift) * factor, through tanh if `kind` says so.
+
+        Of tokens, these with a note of it: they are scaled as they are widened.
+        """
+        if isinstance(features, Tokens):
+            return replace(features, scaling=self)
         if self.kind == "none":
             return features
         scaled = (features - self.shift) * self.factor
         return np.tanh(scaled) if self.kind == "tanh" else scaled
 
 
-def fit_scaling(kind: str, features: np.ndarray) -> Scaling:
-    """Statistics of the training split's rows [rows, inputs] alone; a feature that does not vary is only centred."""
+def fit_scaling(kind: str, features: np.ndarray | Tokens) -> Scaling:
+    """Statistics of the training split's rows [rows, inputs] alone; a feature that does not vary is only centred.
+
+    Those of tokens are over all tokens of these rows.
+    """
     width = features.shape[1]
     if kind == "none":
         return Scaling(kind, np.zeros(width, np.float32), np.ones(width, np.float32))
-    wide = features.astype(np.float64)
-    spread = wide.std(0)
+    mean, spread = _statistics(features)
     factor = np.divide(1, spread, out=np.ones(width), where=spread > 1e-12)
-    return Scaling(kind, wide.mean(0).astype(np.float32), factor.astype(np.float32))
+    return Scaling(kind, mean.astype(np.float32), factor.astype(np.float32))
+
+
+def _statistics(features: np.ndarray | Tokens) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [inputs], float64; of tokens, which would be large in float64, some at a time."""
+    if not isinstance(features, Tokens):
+        wide = features.astype(np.float64)
+        return wide.mean(0), wide.std(0)
+    count = len(features.values)
+    mean = sum(values.sum(0, dtype=np.float64) for values, _ in parts_of(features)) / count
+    squares = sum(((values.astype(np.float64) - mean) ** 2).sum(0) for values, _ in parts_of(features))
+    return mean, np.sqrt(squares / count)
 
 
 @dataclass(frozen=True)
 class FitData:
     """One task's features and labels, ready for packs.
 
-    `features` maps splits to scaled arrays [rows, inputs]; `labels` maps splits to class numbers or target values
-    [rows]. `train` holds labelled rows only. `reported` are the labelled splits besides `train`.
+    `features` maps splits to scaled arrays [rows, inputs], or to tokens for a pool that trains; `labels` maps splits to
+    class numbers or target values [rows]. `train` holds labelled rows only. `reported` are the labelled splits besides
+    it.
     """
 
     task: Task
     fingerprint: str
-    features: dict[str, np.ndarray]
+    features: dict[str, np.ndarray | Tokens]
     labels: dict[str, np.ndarray]
     scaling: Scaling
 

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from pipeline.device import free_bytes
+from pipeline.fit.attention import TokenSource
 from pipeline.fit.data import FitData
 from pipeline.fit.step import row_losses
+from pipeline.fit.tokens import Tokens
 from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear, network_forward
 from pipeline.heads.network import NetworkSpec
 from pipeline.metrics import classification_metrics, regression_metrics
 
-__all__ = ["FirstLayer", "outputs", "split_loss", "split_metrics"]
+__all__ = ["FirstLayer", "first_layer", "outputs", "split_loss", "split_metrics"]
 
 #: Numbers that one chunk of an evaluation may expand to, over all heads of the pack.
 CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
@@ -62,8 +64,19 @@ class FirstLayer:
         return expand(self.layer, self.features[rows], self.kept) if self.constant else self.features[rows]
 
 
+def first_layer(
+    network: NetworkSpec, features: np.ndarray | Tokens, device: torch.device, knots: Tensor | None = None
+) -> FirstLayer | TokenSource:
+    """Rows of a split as the network takes them: features, or tokens for a pool that trains."""
+    if network.pool is not None:
+        return TokenSource(network.pool, features, device)
+    return FirstLayer(network, features, device, knots)
+
+
 @torch.no_grad()
-def outputs(network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLayer, rows: Tensor | None) -> Tensor:
+def outputs(
+    network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLayer | TokenSource, rows: Tensor | None
+) -> Tensor:
     """Outputs [heads, rows, classes] of every head on the rows [rows], or its own [heads, rows]; `None`: all rows."""
     heads = len(next(iter(tensors.values())))
     device = source.features.device
@@ -71,6 +84,10 @@ def outputs(network: NetworkSpec, tensors: Mapping[str, Tensor], source: FirstLa
     layers = network.layers
     widest = max(layer.inputs * sum(layer.widths) for layer in layers[int(network.constant) :] or layers)
     numbers = CHUNK_NUMBERS[device.type]
+    if network.pool is not None:
+        some = max(1, numbers // (heads * (widest + network.inputs)))
+        taken = [source.take(rows[..., start : start + some]) for start in range(0, rows.shape[-1], some)]
+        return torch.cat([network_forward(network, one.pooled(tensors["pool.weight"]), tensors) for one in taken], 1)
     if rows.dim() == 2:
         # Heads after heads: their expansions are many numbers, and so each weight is read once.
         chunk = max(1, numbers // (rows.shape[1] * (widest + layers[0].features)))

@@ -60,9 +60,12 @@ class TrainingStep:
         """Losses [heads] and the gradient of every tensor (in buffers that the next call overwrites).
 
         `x` is the first layer's expansion [heads, rows, features] where it is a constant of the features
-        (`NetworkSpec.constant`), otherwise the features [heads, rows, inputs]; `targets` [heads, rows]; `weights`
-        [rows], each row's share of the loss.
+        (`NetworkSpec.constant`), otherwise the features [heads, rows, inputs], or the `TokenBatch` of a pool; `targets`
+        [heads, rows]; `weights` [rows], each row's share of the loss.
         """
+        pool, reached, tokens = self.network.pool, None, x
+        if pool is not None:
+            x = tokens.pooled(self.tensors["pool.weight"])
         seen: list[tuple[Sequence[Tensor], Tensor, Tensor]] = []
         total: Tensor | None = None
         for chain in self.network.chains:
@@ -74,7 +77,7 @@ class TrainingStep:
                 else:
                     with torch.enable_grad():
                         inner = {name: tensors[name].detach().requires_grad_() for name in layer.inner}
-                        below = y.detach().requires_grad_(index > chain.start)
+                        below = y.detach().requires_grad_(index > chain.start or pool is not None)
                         kept = {name: tensors[name] for name in layer.buffers()}
                         expansion = expand(layer, below, inner | kept)
                         if self.dropout is not None and index > chain.start:
@@ -90,6 +93,10 @@ class TrainingStep:
             delta = last
             for index in reversed(chain):
                 delta = self._layer_backward(index, *seen[index], delta)
+            if pool is not None:
+                reached = delta if reached is None else reached + delta
+        if pool is not None:
+            self._gradients["pool.weight"].copy_(tokens.gradient(self.tensors["pool.weight"], reached))
         if self.penalty is not None:
             self.penalty.add(self._gradients, self.tensors)
         return losses, self._gradients
@@ -97,7 +104,7 @@ class TrainingStep:
     def _layer_backward(
         self, index: int, leaves: Sequence[Tensor], expansion: Tensor, values: Tensor, delta: Tensor
     ) -> Tensor | None:
-        """Write one layer's gradients; return the gradient by the layer's input, `None` at the first.
+        """Write one layer's gradients; return the gradient by the layer's input, `None` where nothing below trains.
 
         `leaves` are what the expansion was made of and needs gradients: the input, then the inner tensors.
         """

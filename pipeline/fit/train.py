@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.fit.attention import TokenSource
 from pipeline.fit.data import FitData, replicate
 from pipeline.fit.engine import Engine, Epoch, PlainEngine
-from pipeline.fit.predict import FirstLayer, outputs, split_loss, split_metrics
+from pipeline.fit.predict import FirstLayer, first_layer, outputs, split_loss, split_metrics
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.extend import extend_grid
@@ -55,7 +56,7 @@ class Outcome:
 
 def choose_engine(network: NetworkSpec, config: HeadConfig, device: torch.device) -> type[Engine]:
     """The fastest engine for a pack on a device; KANGLUE_ENGINE=plain asks for the one that runs everywhere."""
-    if os.environ.get("KANGLUE_ENGINE") == "plain":
+    if os.environ.get("KANGLUE_ENGINE") == "plain" or network.pool is not None:
         return PlainEngine
     if device.type == "cpu":
         from pipeline.fit.native_engine import NativeEngine, supports
@@ -141,8 +142,8 @@ class _Pack:
             np.full(heads, -np.inf), np.full(heads, np.inf), np.zeros(heads, np.int64), [{} for _ in self.configs],
         )  # fmt: skip
 
-    def _source(self, split: str) -> FirstLayer:
-        return FirstLayer(self.network, self.data.features[split], self.device, self.first_knots)
+    def _source(self, split: str) -> FirstLayer | TokenSource:
+        return first_layer(self.network, self.data.features[split], self.device, self.first_knots)
 
     def _update_grid(self, tensors: dict[str, Tensor], live: Tensor) -> None:
         """Knots from the training rows; those of a constant first layer never change after the first time."""

@@ -8,7 +8,18 @@ from typing import Any, Literal
 from pipeline.errors import ConfigError
 from pipeline.hashing import hash_json
 
-__all__ = ["CLEAN_RANGE", "FEATURES", "LATER", "POOLS", "PROTOCOLS", "SCALES", "TOKENS", "HeadConfig", "identity"]
+__all__ = [
+    "CLEAN_RANGE",
+    "FEATURES",
+    "LATER",
+    "POOLS",
+    "PROTOCOLS",
+    "SCALES",
+    "TOKENS",
+    "TRAINED_POOLS",
+    "HeadConfig",
+    "identity",
+]
 
 #: Features by name and the datasets of a cache that they are made of.
 FEATURES: dict[str, tuple[str, ...]] = {name: (name,) for name in ("pooled", "cls", "mean", "weight", "reduced")} | {
@@ -17,7 +28,9 @@ FEATURES: dict[str, tuple[str, ...]] = {name: (name,) for name in ("pooled", "cl
 }
 #: The feature that is every token's, and how a head makes one vector of a row's tokens (the first unless one is named).
 TOKENS = "last_hidden"
-POOLS = ("mean", "max")
+POOLS = ("mean", "max", "attention", "kan_attention")
+#: Those that train.
+TRAINED_POOLS = ("attention", "kan_attention")
 SCALES = ("none", "standard", "tanh")
 
 

@@ -19,6 +19,11 @@ root and of the two divisions by the width. A learned function of a unit (bsplin
 - optimiser: seventeen a parameter: the clipped gradient's norm and factor (3), first moment (3), second moment (4),
   root, correction, epsilon, quotient (4), rate and subtraction (2), decay (1) (AdamW, arXiv 1711.05101).
 
+**A pool that trains** (`pipeline.fit.attention`) is charged for a row of 128 tokens, the longest by default, since rows
+differ: for each a score, four operations of the softmax (largest off, exp, sum, division) and its share of the weighted
+sum (2 an input); in training also the products with the gradients, and four of the softmax's, but not the scores that
+are computed again to save memory. Mean and max are taken once, when the data is read, and cost a head nothing.
+
 The original packages' own bookkeeping (masks, regularisers, Cox-de Boor in as many passes as the order) is not charged:
 a family is charged for its formula, computed once an input and not once an edge.
 """
@@ -31,6 +36,8 @@ from pipeline.heads.pykan import PykanNetwork
 __all__ = ["forward_flops", "parameters", "product_flops", "training_flops"]
 
 NORM_FLOPS, LOSS_FLOPS, OPTIMISER_FLOPS = 8, 5, 17
+#: Tokens of the row that a trained pool is charged for; operations of its softmax, and of the gradient's, for each.
+POOL_TOKENS, SOFTMAX_FLOPS = 128, 4
 
 
 def parameters(network: NetworkSpec | PykanNetwork) -> int:
@@ -67,7 +74,7 @@ def _scaled(layer: LayerSpec) -> int:
 def _reached(network: NetworkSpec) -> list[tuple[LayerSpec, bool]]:
     """Every layer, and whether a gradient goes through its expansion: to layers below, or to its own norm or units."""
     return [
-        (network.layers[index], index > chain.start or bool(network.layers[index].inner))
+        (network.layers[index], index > chain.start or bool(network.layers[index].inner) or network.pool is not None)
         for chain in network.chains
         for index in chain
     ]
@@ -77,7 +84,18 @@ def product_flops(network: NetworkSpec | PykanNetwork, *, training: bool = False
     """The matrix products' share of one row forward, or forward and backward: what a profiler counts."""
     if isinstance(network, PykanNetwork):
         return network.product_flops * (3 if training else 1)
-    return sum(_products(layer) * (2 + reached if training else 1) for layer, reached in _reached(network))
+    layers = sum(_products(layer) * (2 + reached if training else 1) for layer, reached in _reached(network))
+    return layers + _pool_products(network) * (1 + training)
+
+
+def _pool_products(network: NetworkSpec) -> int:
+    """The scores and the weighted sum of a row's tokens: two products, each with one in the backward pass."""
+    return 0 if network.pool is None else POOL_TOKENS * (_products(network.pool) + 2 * network.inputs)
+
+
+def _pool_elementwise(network: NetworkSpec, *, training: bool = False) -> int:
+    softmax = SOFTMAX_FLOPS * (1 + training)
+    return 0 if network.pool is None else POOL_TOKENS * (_elementwise(network.pool) + softmax)
 
 
 def _stack_sums(network: NetworkSpec) -> int:
@@ -90,7 +108,7 @@ def forward_flops(network: NetworkSpec | PykanNetwork) -> int:
         return network.flops
     layers = network.layers
     rows = sum(_products(one) + _elementwise(one) + one.bias * one.outputs + _scaled(one) for one in layers)
-    return rows + _stack_sums(network)
+    return rows + _stack_sums(network) + _pool_products(network) + _pool_elementwise(network)
 
 
 def training_flops(network: NetworkSpec | PykanNetwork, batch_size: int) -> int:
@@ -106,4 +124,5 @@ def training_flops(network: NetworkSpec | PykanNetwork, batch_size: int) -> int:
         row += _products(layer) * (2 + reached) + _elementwise(layer) * (1 + 2 * reached)
         row += 2 * layer.bias * layer.outputs
         once += 4 * _scaled(layer)
+    row += 2 * _pool_products(network) + _pool_elementwise(network, training=True)
     return row + round(once / batch_size)

@@ -18,6 +18,8 @@ ACTIVATIONS = (
 )  # fmt: skip
 #: What `--base` names, and the branches that it adds to a KAN's layers.
 BASES_OF_BASE = {"zero": (), "identity": (Branch("identity"),), "silu": (Branch("silu"),)}
+#: What a trained pool scores a token by (`--token-pool`); its splines have the grid that `Grid` has by itself.
+SCORES = {"attention": (Branch("identity"),), "kan_attention": (Branch("b_spline"), Branch("silu"))}
 
 _KAN = ("hidden", "base", "layer_norm", "dropout", "spline_l1", "spline_entropy")
 _GRID = ("grid", "earlier_grids", "grid_epochs")
@@ -160,4 +162,5 @@ def build_network(config: HeadConfig, inputs: int, outputs: int) -> NetworkSpec 
         for member in stacks
         for index, (before, after) in enumerate(itertools.pairwise(widths))
     )
-    return NetworkSpec(layers, len(stacks))
+    scores = SCORES.get(config.token_pool)
+    return NetworkSpec(layers, len(stacks), None if scores is None else LayerSpec(inputs, 1, scores))

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipeline.heads.config import HeadConfig
+from pipeline.heads.config import TRAINED_POOLS, HeadConfig
 from pipeline.heads.families import HEADS
 
 __all__ = ["PUBLISHED", "PublishedCost", "published_cost"]
@@ -81,10 +81,11 @@ PUBLISHED: dict[str, Callable[[HeadConfig, int, int], tuple[float, float]]] = {
 def published_cost(config: HeadConfig, inputs: int, outputs: int) -> PublishedCost | None:
     """KANbeFair's counts for a head on features `inputs` wide; `None` for a head that they have no formula for.
 
-    They have none for other families, for a layer norm, and for a B-spline that has another function beside it.
+    They have none for other families, for a layer norm, for a B-spline that has another function beside it, and for a
+    pool that trains.
     """
     beside = config.head == "bspline_mlp" and config.activation not in (None, "none")
-    if config.head not in PUBLISHED or config.layer_norm or beside:
+    if config.head not in PUBLISHED or config.layer_norm or beside or config.token_pool in TRAINED_POOLS:
         return None
     widths = (inputs, *HEADS[config.head].hidden(config), outputs)
     layers = [PUBLISHED[config.head](config, before, after) for before, after in pairwise(widths)]

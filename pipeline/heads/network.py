@@ -141,11 +141,13 @@ class LayerSpec:
 class NetworkSpec:
     """The layers of a head: `stacks` stacks of equal depth, one after the other, each first to last.
 
-    All stacks read the features; the head's output is the sum of theirs.
+    All stacks read the features; the head's output is the sum of theirs. Where a trained pool makes them from a row's
+    tokens, `pool` is the layer whose one output is a token's score (`pipeline.fit.attention`).
     """
 
     layers: tuple[LayerSpec, ...]
     stacks: int = 1
+    pool: LayerSpec | None = None
 
     @property
     def chains(self) -> tuple[range, ...]:
@@ -156,7 +158,7 @@ class NetworkSpec:
     @property
     def constant(self) -> bool:
         """Whether the first expansion is a constant of the features, so that it can be made once for a split."""
-        return self.stacks == 1 and not self.layers[0].inner
+        return self.stacks == 1 and not self.layers[0].inner and self.pool is None
 
     @property
     def inputs(self) -> int:
@@ -169,12 +171,12 @@ class NetworkSpec:
         return self.layers[-1].outputs
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every trained tensor, named `layers.N.name`."""
+        """Shape of every trained tensor, named `layers.N.name`, and `pool.weight`."""
         return {
             f"layers.{index}.{name}": shape
             for index, layer in enumerate(self.layers)
             for name, shape in layer.shapes().items()
-        }
+        } | ({} if self.pool is None else {"pool.weight": self.pool.shapes()["weight"]})
 
     def buffers(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor that is kept but not trained, named `layers.N.name`."""

@@ -6,7 +6,17 @@ from dataclasses import fields, replace
 from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
-from pipeline.heads.config import CLEAN_RANGE, FEATURES, LATER, POOLS, PROTOCOLS, SCALES, TOKENS, HeadConfig
+from pipeline.heads.config import (
+    CLEAN_RANGE,
+    FEATURES,
+    LATER,
+    POOLS,
+    PROTOCOLS,
+    SCALES,
+    TOKENS,
+    TRAINED_POOLS,
+    HeadConfig,
+)
 from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, HEADS
 from pipeline.heads.schedule import scheduled
 
@@ -93,6 +103,8 @@ def _check(config: HeadConfig) -> None:
     for name in ("spline_l1", "spline_entropy"):
         need(0 <= (getattr(config, name) or 0) < math.inf, name, "a number of at least 0")
     need(config.token_pool in (None, *POOLS), "token_pool", f"one of {', '.join(POOLS)}")
+    alone = HEADS[config.head].own_loop
+    need(not alone or config.token_pool not in TRAINED_POOLS, "token_pool", f"mean or max for {config.head}")
     need(config.scale in SCALES, "scale", f"one of {', '.join(SCALES)}")
     need(config.starts in ("project", "package"), "starts", "project or package")
     if config.hidden is not None:
@@ -114,6 +126,8 @@ def _check(config: HeadConfig) -> None:
         need(config.update_grid >= 0, "update_grid", "a number of epochs of at least 0")
         one = not (config.update_grid and config.grid_epochs)
         need(one, "update_grid", "0 beside --grid-epochs (a grid grows or follows the data)")
+        still = not (config.update_grid and config.token_pool in TRAINED_POOLS)
+        need(still, "update_grid", f"0 beside --token-pool {config.token_pool} (no fixed features to take a grid from)")
     if config.order is not None:
         need(1 <= config.order <= 5, "order", "a spline order from 1 to 5")
     if config.centres is not None:

@@ -161,7 +161,9 @@ def start(config: HeadConfig, network: NetworkSpec) -> dict[str, Tensor]:
     draw = Draw(torch.Generator().manual_seed(int(name[:15], 16)))
     stacks = HEADS[config.head].stacks or (config.head,)
     package = config.starts == "package"
-    return {
+    # Equal scores: a pool that trains starts as the mean.
+    pool = {} if network.pool is None else {"pool.weight": torch.zeros(network.shapes()["pool.weight"])}
+    return pool | {
         f"layers.{index}.{name}": tensor
         for family, chain in zip(stacks, network.chains, strict=True)
         for index in chain

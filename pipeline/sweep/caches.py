@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
-from pipeline.fit.tokens import pooled_tokens
+from pipeline.fit.tokens import Tokens, pooled_tokens
 from pipeline.heads.config import FEATURES, TOKENS
 from pipeline.store import SplitView, open_cache
 from pipeline.tasks import TASKS, Task, own_task
@@ -118,11 +118,11 @@ def _width(split: SplitView, name: str) -> int:
     return 4 * width if name == "siamese" else width
 
 
-def assemble(name: str, read: Callable[[str], Any], pool: str | None = None) -> np.ndarray:
+def assemble(name: str, read: Callable[[str], Any], pool: str | None = None) -> np.ndarray | Tokens:
     """Features [rows, inputs] by name, where `read` gives the datasets [rows, ...] that they are made of.
 
     `siamese` is u, v, |u - v|, u * v side by side (SentEval's pair features). Of `last_hidden`, `read` gives `Tokens`
-    or a `Ragged`, and a row is its tokens' `pool`.
+    or a `Ragged`, and a row is its tokens' `pool`, or these where that trains.
     """
     if name == TOKENS:
         return pooled_tokens(read(name), pool)
@@ -147,7 +147,8 @@ def load_data(ref: CacheRef, feature: str, scale: str, pool: str | None = None) 
             if not labelled.any():
                 continue
             labels[split] = found[labelled]
-            features[split] = assemble(feature, cache[split].__getitem__, pool)[labelled]
+            found = assemble(feature, cache[split].__getitem__, pool)
+            features[split] = found.select(labelled) if isinstance(found, Tokens) else found[labelled]
     if "train" not in labels:
         raise CacheError(
             f"{ref.path}: expected labelled rows in the split 'train', found splits {', '.join(cache.splits)}; "

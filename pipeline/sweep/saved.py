@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import ResultsError
+from pipeline.fit.attention import TokenSource
 from pipeline.fit.data import Scaling
 from pipeline.fit.kan_forward import forward as kan_forward
+from pipeline.fit.tokens import Tokens
 from pipeline.fit.train import Outcome
-from pipeline.heads.config import HeadConfig
+from pipeline.heads.config import TRAINED_POOLS, HeadConfig
 from pipeline.heads.cost import parameters
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
@@ -61,21 +63,30 @@ class SavedHead:
         """Trained parameters."""
         return parameters(self.network)
 
-    def predict(self, features: np.ndarray, *, exact: bool = False) -> np.ndarray:
+    def predict(self, features: np.ndarray | Tokens, *, exact: bool = False) -> np.ndarray:
         """Outputs [rows, classes], float32, of raw features [rows, inputs] as the cache holds them.
+
+        A head whose pool trains takes the rows' `Tokens` instead.
 
         With `exact` the scaled features go through the head in float64, in which what a row gives does not depend on
         the rows beside it.
         """
         import torch
 
-        if features.ndim != 2 or features.shape[1] != self.network.inputs:
+        pools, given = self.config.token_pool in TRAINED_POOLS, isinstance(features, Tokens)
+        if pools != given or len(features.shape) != 2 or features.shape[1] != self.network.inputs:
+            wanted, found = ("Tokens" if one else "features" for one in (pools, given))
             raise ResultsError(
-                f"head {self.id}: expected features [rows, {self.network.inputs}], found {list(features.shape)}"
+                f"head {self.id}: expected {wanted} [rows, {self.network.inputs}], found {found} {list(features.shape)}"
             )
-        scaled = self.scaling.apply(np.asarray(features, np.float32))
         kind = torch.float64 if exact else torch.float32
-        x, tensors = torch.from_numpy(scaled).to(kind), {name: t.to(kind) for name, t in self.tensors.items()}
+        tensors = {name: t.to(kind) for name, t in self.tensors.items()}
+        scaled = self.scaling.apply(features if given else np.asarray(features, np.float32))
+        if given:
+            rows = TokenSource(self.network.pool, scaled, torch.device("cpu"), kind).take(torch.arange(len(scaled)))
+            x = rows.pooled(tensors["pool.weight"].unsqueeze(0))[0]
+        else:
+            x = torch.from_numpy(scaled).to(kind)
         with torch.inference_mode():
             if isinstance(self.network, PykanNetwork):
                 found = kan_forward(tensors, x).numpy()
