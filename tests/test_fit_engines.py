@@ -47,6 +47,7 @@ def test_native_engine_equals_plain(head, protocol, batch_size):
         ("effi_kan", {"spline_scaler": True, "hidden": [17, 5]}),
         ("fast_kan", {"centres": 5, "hidden": [9, 33]}),
         ("faster_kan", {"sharpness": 0.5, "centres": 3}),
+        ("ensemble_kan", {"hidden": [22]}),  # columns in half vectors
         ("mlp", {"activation": "gelu", "hidden": [130]}),
         ("mlp", {"activation": "tanh"}),
         ("mlp", {"activation": "sigmoid", "clip": 0.01}),
@@ -69,6 +70,15 @@ def test_native_engine_covers_every_option(head, options):
         found = difference(NativeEngine, case(head, classes=classes, batch_size=16, **options))
         assert found["loss"] < 2e-5
         assert found["outputs"] < 1e-3
+
+
+@pytest.mark.parametrize("sharpness", [4.0, 5.0, 8.0])
+def test_native_engine_takes_a_steep_switch(sharpness):
+    """One step only: a steep basis makes float32's last digits grow from step to step, in either engine."""
+    one = case("faster_kan", batch_size=13, sharpness=sharpness, hidden=[22]) | {"rows": 13, "epochs": 1}
+    found = difference(NativeEngine, one)
+    assert found["loss"] < 2e-5
+    assert found["outputs"] < 1e-3
 
 
 def test_native_engine_expands_rows_that_are_not_kept_ready(monkeypatch):
