@@ -153,7 +153,7 @@ def call(place, *arguments):
 
 def test_explain_writes_everything(place):
     done = call(
-        place, "explain", "--task", "moons", "--hidden", 2, "--library", "x,x^2,sin", "--steps", 4, "--seconds", 1
+        place, "explain", "--task", "moons", "--hidden", 2, "--library", "x,x^2,sin", "--steps", 2, "--seconds", 0.2
     )
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -175,7 +175,7 @@ def test_explain_writes_everything(place):
 
 def test_a_wide_head_gets_its_page_and_a_line(place):
     head = json.loads(call(place, "run", "wine", "--head", "fast_kan", "--epochs", 1, "--scale", "tanh").stdout)["id"]
-    done = call(place, "explain", head, "--library", "x", "--inputs", 2, "--steps", 2, "--seconds", 1)
+    done = call(place, "explain", head, "--library", "x", "--inputs", 2, "--steps", 1, "--seconds", 0.2)
     document = json.loads(done.stdout)
     assert document["failures"] == []
     assert len(document["kept"]) == 2

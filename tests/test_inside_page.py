@@ -1,5 +1,6 @@
 """The commands of docs/inside.md run as they stand there, with few steps."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -18,13 +19,13 @@ COMMANDS = [
 ]
 #: Fewer rows and steps, for the tests' sake.
 QUICK = {
-    "toy": [], "explain": ["--steps", "2", "--seconds", "0.5", "--hidden", "2", "--library", "x,x^2"],
-    "continual": ["--epochs", "1"], "run": ["--epochs", "1"],
+    "toy": [], "explain": ["--steps", "2", "--seconds", "0.2", "--hidden", "2", "--inputs", "2", "--library", "x,x^2"],
+    "continual": ["--epochs", "1"], "run": ["--epochs", "1"], "refine": ["--steps", "1"],
 }  # fmt: skip
 
 
 def test_the_page_has_a_command_for_each_step():
-    assert {shlex.split(command)[2] for command in COMMANDS} == {"toy", "explain", "continual", "run"}
+    assert {shlex.split(command)[2] for command in COMMANDS} == {"toy", "explain", "continual", "run", "refine"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,16 @@ def test_commands_run(command, folder, monkeypatch):
     monkeypatch.chdir(folder)
     _, program, *arguments = shlex.split(command)
     quick = [*arguments, *QUICK[arguments[0]]]
+    if "ID" in quick:  # the id that a reader has from the command before
+        head = ["run", "wine", "--head", "effi_kan", "--epochs", "1", "--json"]
+        quick[quick.index("ID")] = json.loads(CliRunner().invoke(fit_heads.main, head).stdout)["id"]
     if arguments[0] == "toy" and arguments[1] != "wine":
         quick += ["--rows", "60"]
     done = CliRunner().invoke({"embed.py": embed, "fit_heads.py": fit_heads}[program].main, quick)
     assert done.exit_code == 0, done.output
+
+
+def test_pictures_of_the_page_are_there():
+    shown = re.findall(r"!\[[^]]+\]\((inside/[^)]+)\)", PAGE.read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(f"inside/{path.name}" for path in (PAGE.parent / "inside").iterdir())
+    assert len(shown) >= 5

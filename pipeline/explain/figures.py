@@ -186,6 +186,8 @@ def continual_figure(document: dict[str, Any]) -> Any:
     axes.set_ylabel(f"average {document['metric']}", fontsize=8)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=7)
+    # Above the marks: inside, it lies on one of them sooner or later.
+    axes.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.2)
+    axes.set_xlim(-0.5, len(heads) - 0.5)
     figure.subplots_adjust(wspace=0.4)
     return figure

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from pipeline.explain.symbols import Symbol
 from pipeline.fit.kan_forward import depth, expand, layer_of
 from pipeline.fit.kan_forward import edge_values as spline_edges
 
-__all__ = ["Mixed", "attribution", "train_mixed"]
+__all__ = ["Mixed", "attribution", "polish", "train_mixed"]
 
 #: (layer, input, output) of an edge.
 Edge = tuple[int, int, int]
@@ -154,4 +155,38 @@ def train_mixed(network: Mixed, x: Tensor, loss: Callable[[Tensor], Tensor], ste
         {name: tensor.detach() for name, tensor in tensors.items()},
         network.symbols,
         {edge: value.detach() for edge, value in affine.items()},
+    )
+
+
+def polish(network: Mixed, x: Tensor, loss: Callable[[Tensor], Tensor], steps: int = 50) -> Mixed:
+    """A network of symbols alone at its minimum, by Newton's method in a trust region (SciPy's `trust-exact`).
+
+    Of `c f(a x + b) + d` in layers, constants can stand in for one another, so the valley is long and nearly flat:
+    LBFGS stops in it at a loss that only second derivatives lower further. A worse end keeps the start.
+    """
+    from scipy.optimize import minimize
+
+    edges = list(network.affine)
+    begun = torch.cat([network.affine[edge].detach() for edge in edges])
+
+    def value(flat: Tensor) -> Tensor:
+        affine = dict(zip(edges, flat.split(4), strict=True))
+        return loss(Mixed(network.tensors, network.symbols, affine).forward(x))
+
+    def of(function: Callable[[Tensor], Tensor], otherwise: float) -> Callable[[np.ndarray], np.ndarray]:
+        def called(place: np.ndarray) -> np.ndarray:
+            found = function(torch.from_numpy(place)).detach()
+            return torch.nan_to_num(found, nan=otherwise, posinf=otherwise, neginf=otherwise).numpy()
+
+        return called
+
+    found = minimize(
+        of(value, 1e30), begun.numpy(), jac=of(torch.func.grad(value), 0.0),
+        hess=of(torch.func.hessian(value), 0.0), method="trust-exact",
+        options={"maxiter": steps, "gtol": 1e-14, "initial_trust_radius": 0.1},
+    )  # fmt: skip
+    if not float(found.fun) < float(of(value, 1e30)(begun.numpy())):
+        return network
+    return Mixed(
+        network.tensors, network.symbols, dict(zip(edges, torch.from_numpy(found.x.copy()).split(4), strict=True))
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.explain.mixed import Mixed, train_mixed
+from pipeline.explain.mixed import Mixed, polish, train_mixed
 from pipeline.explain.prune import Goal
 from pipeline.explain.symbols import Fit, Symbol, fit_symbol
 
@@ -17,6 +17,8 @@ __all__ = ["EdgeFit", "Snapped", "snap"]
 COMPLEXITY_FACTOR = 3.0
 #: An unexplained share below this is noise of the fit.
 NOISE = 1e-5
+#: Edges up to which the constants are brought to their minimum by second derivatives, which cost their square.
+POLISHED = 12
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def snap(tensors: Mapping[str, Tensor], goal: Goal, symbols: Mapping[str, Symbol
     network = train_mixed(network, goal.x, goal.loss, 8)
     network = _improve(network, ranked, goal, begin + seconds)
     network = _settled(network, goal, begin + 1.5 * seconds)
+    if len(ranked) <= POLISHED and time.thread_time() < begin + 1.5 * seconds:
+        network = polish(network, goal.x, goal.loss)
     with torch.no_grad():
         quality = goal.score(network.forward(goal.held))
     edges = [
