@@ -63,6 +63,7 @@ def measure(name: str, options: argparse.Namespace) -> object:
     """One part by name."""
     own = options.out / "cache"
     places = ("--cache", own, "--results", options.out / "runs/results.sqlite")
+    seeds = f"{options.seeds.start}:{options.seeds.stop}"
     if name == "formula":
         return formula(places, own, options.seeds)
     if name == "moons":
@@ -76,9 +77,9 @@ def measure(name: str, options: argparse.Namespace) -> object:
         heads = [command("fit_heads.py", "run", "formula", "--head", "kan", "--seed", s, *places) for s in range(3)]
         return [command("fit_heads.py", "refine", one["id"], "--grid", "10,20", *places) for one in heads]
     if name == "peaks":
-        return command("fit_heads.py", "continual", "--scenario", "peaks", "--seeds", f"{options.seeds.start}:{options.seeds.stop}", *places)
+        return command("fit_heads.py", "continual", "--scenario", "peaks", "--seeds", seeds, *places)
     command("embed.py", "toy", "digits", "--cache", own)
-    reduced = ("--features", "reduced", "--epochs", 15, "--seeds", f"{options.seeds.start}:{options.seeds.stop}")
+    reduced = ("--features", "reduced", "--epochs", 15, "--seeds", seeds)
     return command("fit_heads.py", "continual", "digits", *reduced, *places)
 
 

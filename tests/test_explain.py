@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.explain.continual import class_stages, domain_stages, measures, peaks_data
 from pipeline.explain.convert import head_edges, head_outputs
 from pipeline.explain.formula import formulas, values
-from pipeline.explain.mixed import Mixed
+from pipeline.explain.mixed import Mixed, polish
 from pipeline.explain.refine import finer
 from pipeline.explain.symbols import fit_symbol, library
 from pipeline.fit.data import fit_scaling
@@ -75,6 +75,27 @@ def test_a_network_of_symbols_becomes_its_formula():
     assert len(found[0].text) < len(found[0].exact)
     assert "\\sin" in found[1].latex
     assert isinstance(found[0].expression, sympy.Expr)
+
+
+def test_constants_are_brought_to_their_minimum():
+    symbols = library(["sin", "x^2", "exp"])
+    tensors = start((2, 1, 1), 3, 3, (-1, 1), 0)
+    tensors |= {name: torch.zeros_like(t) for name, t in tensors.items() if name.endswith("mask")}
+    edges = {(0, 0, 0): symbols["sin"], (0, 1, 0): symbols["x^2"], (1, 0, 0): symbols["exp"]}
+    near = ((3.1, 0.02, 0.9, 0.1), (0.9, 0.1, 1.1, 0.0), (1.05, 0.1, 0.9, -0.1))
+    network = Mixed(
+        tensors, edges, {edge: torch.tensor(one, dtype=torch.float64) for edge, one in zip(edges, near, strict=True)}
+    )
+    x = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (200, 2)))
+    y = torch.exp(torch.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
+
+    def loss(outputs):
+        return (outputs[:, 0] - y).square().mean()
+
+    assert float(loss(network.forward(x))) > 1e-3
+    best = polish(network, x, loss)
+    assert float(loss(best.forward(x))) < 1e-15
+    assert polish(best, x, lambda outputs: -loss(outputs) * float("nan")) is best
 
 
 def test_a_finer_grid_keeps_the_function():
@@ -153,7 +174,7 @@ def call(place, *arguments):
 
 def test_explain_writes_everything(place):
     done = call(
-        place, "explain", "--task", "moons", "--hidden", 2, "--library", "x,x^2,sin", "--steps", 2, "--seconds", 0.2
+        place, "explain", "--task", "moons", "--hidden", 2, "--library", "x,x^2,sin", "--steps", 1, "--seconds", 0.1
     )
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
@@ -166,7 +187,7 @@ def test_explain_writes_everything(place):
     page = (folder / "index.html").read_text()
     assert document["formulas"][0]["text"] in page.replace("&#39;", "'")
     assert "http://" not in page.replace("http://www.w3.org", "")
-    refined = call(place, "refine", document["id"], "--grid", "10,20", "--steps", 2)
+    refined = call(place, "refine", document["id"], "--grid", "10,20", "--steps", 1)
     assert refined.exit_code == 0, refined.output
     for step in json.loads(refined.stdout)["steps"]:
         assert step["moved"] < 1e-4

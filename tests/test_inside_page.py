@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 import embed
 import fit_heads
+import pipeline
 
 PAGE = Path(__file__).parents[1] / "docs/inside.md"
 COMMANDS = [
@@ -41,6 +43,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run(command, folder, monkeypatch):
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("pipeline.explain.command.fit", partial(pipeline.fit, epochs=2))
     _, program, *arguments = shlex.split(command)
     quick = [*arguments, *QUICK[arguments[0]]]
     if "ID" in quick:  # the id that a reader has from the command before

@@ -88,7 +88,8 @@ def network_figure(network: Mixed, x: "Tensor", names: Sequence[str], outputs: S
                 spine.set_color(colour)
                 spine.set_alpha(strength)
             if edge in network.symbols:
-                inset.set_title(network.symbols[edge].name, fontsize=8, color=colour, pad=2)
+                name = inset.set_title(network.symbols[edge].name, fontsize=8, color=colour, pad=3)
+                name.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # the edge runs behind it
     for (level, node), (left, bottom) in place.items():
         axes.plot([left], [bottom], "o", color=_SPLINE, ms=5, zorder=3)
         if level == 0:

@@ -165,6 +165,7 @@ def polish(network: Mixed, x: Tensor, loss: Callable[[Tensor], Tensor], steps: i
     LBFGS stops in it at a loss that only second derivatives lower further. A worse end keeps the start.
     """
     from scipy.optimize import minimize
+    from torch.autograd.functional import hessian, jacobian
 
     edges = list(network.affine)
     begun = torch.cat([network.affine[edge].detach() for edge in edges])
@@ -181,8 +182,8 @@ def polish(network: Mixed, x: Tensor, loss: Callable[[Tensor], Tensor], steps: i
         return called
 
     found = minimize(
-        of(value, 1e30), begun.numpy(), jac=of(torch.func.grad(value), 0.0),
-        hess=of(torch.func.hessian(value), 0.0), method="trust-exact",
+        of(value, 1e30), begun.numpy(), jac=of(lambda flat: jacobian(value, flat), 0.0),
+        hess=of(lambda flat: hessian(value, flat), 0.0), method="trust-exact",
         options={"maxiter": steps, "gtol": 1e-14, "initial_trust_radius": 0.1},
     )  # fmt: skip
     if not float(found.fun) < float(of(value, 1e30)(begun.numpy())):
