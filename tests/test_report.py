@@ -175,6 +175,17 @@ def test_no_difference_says_how_large_one_could_be(tmp_path):
     assert any("rte is too small to tell: with 277 rows" in reason for reason in said.cannot)
 
 
+def test_an_interval_that_excludes_nothing_is_no_verdict(tmp_path):
+    results = made_up_results(tmp_path / "r.sqlite", rows={"cola": 12}, seeds=2, epochs=2)
+    assert max(one.bound for one in gather(results, tmp_path).comparisons) > 1
+    said = verdict_of(results)
+    assert said.headline == (
+        "No verdict between KAN heads and mlp: with so few seeds or rows, a difference of any size could be there."
+    )
+    assert "too few seeds or rows to tell" in said.sentences[0][1]
+    assert any(reason.startswith("Only 2 seeds") for reason in said.cannot)
+
+
 def test_without_labels_nothing_is_said_of_new_rows(tmp_path):
     results = made_up_results(
         tmp_path / "r.sqlite", rows={"rte": 80}, families=("mlp", "effi_kan"), gain={"effi_kan": 2}, labels=False

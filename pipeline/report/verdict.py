@@ -16,6 +16,8 @@ UNEQUAL = 1.5
 LISTED = 4
 #: Replicates below which an interval over seeds is called wide.
 FEW_SEEDS = 5
+#: A bound from here on (half of what accuracy or F1 can differ by) excludes nothing that anyone would claim.
+VAGUE = 0.5
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,26 @@ def _nothing(findings: Findings, comparisons: Sequence[Comparison], between: str
     if not bounds:
         largest = max(abs(one.difference) for one in comparisons)
         return f"No verdict {between}: they differ by up to {points(largest)}, and nothing here can test it{marked}."
-    if len(bounds) == 1:
-        return f"No difference larger than {points(*bounds.values())} was found {between}{marked}."
-    ordered = sorted(bounds.items(), key=lambda item: item[1])
-    if len(bounds) <= LISTED:
+    vague = [label for label, bound in bounds.items() if bound >= VAGUE]
+    if len(vague) == len(bounds):
+        return f"No verdict {between}: with so few seeds or rows, a difference of any size could be there{marked}."
+    if vague:
+        marked += f"; on {_few(vague)}, a difference of any size could be there"
+    ordered = sorted(((label, bound) for label, bound in bounds.items() if bound < VAGUE), key=lambda item: item[1])
+    if len(ordered) == 1:
+        where = f" on {ordered[0][0]}" if vague else ""
+        return f"No difference larger than {points(ordered[0][1])} was found {between}{where}{marked}."
+    if len(ordered) <= LISTED:
         listed = ", ".join(f"{bound * 100:.1f} on {label}" for label, bound in ordered)
         listed = listed.replace(" on ", " points on ", 1)
     else:
         (least, low), (most, high) = ordered[0], ordered[-1]
         listed = f"{points(low)} on {least} to {high * 100:.1f} on {most}"
     return f"No difference was found {between}: none larger than {listed}{marked}."
+
+
+def _few(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) <= LISTED else f"{len(labels)} others"
 
 
 def _sentence(place: Place) -> str:
@@ -151,7 +163,11 @@ def _sentence(place: Place) -> str:
     rest = [one.bound for one in place.comparisons if not one.found and not math.isnan(one.bound)]
     if rest:
         which = "Between other pairs" if found else "Between families"
-        parts.append(f"{which} no difference larger than {points(max(rest))} was found.")
+        parts.append(
+            f"{which} no difference larger than {points(max(rest))} was found."
+            if max(rest) < VAGUE
+            else f"{which} a difference of any size could still be there: too few seeds or rows to tell."
+        )
     only = sum(one.q_seeds < 0.05 and not one.found for one in place.comparisons)
     if only:
         parts.append(
