@@ -82,10 +82,8 @@ def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str
     from pipeline.progress import say
 
     def tell(heads: int, stored: int) -> None:
-        todo = heads - stored
-        say(
-            f"{heads} heads: {stored} stored already, {todo} to train" if todo else f"{heads} heads: all stored already"
-        )
+        todo, count = heads - stored, f"{heads} head{'' if heads == 1 else 's'}"
+        say(f"{count}: {stored} stored already, {todo} to train" if todo else f"{count}: all stored already")
 
     done = run_sweep(spec, cache=cache, results=results, device=device, on_plan=tell, **given(options))
     emit(done.document(), as_json)

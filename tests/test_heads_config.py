@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.heads.config import HeadConfig, identity
-from pipeline.heads.resolve import resolve
+from pipeline.heads.resolve import resolve, unused
 
 ALWAYS = {"epochs", "batch_size", "lr", "weight_decay", "clip", "scale", "starts"}
 USED = {
@@ -199,3 +199,27 @@ def test_values_at_the_edge_of_their_range_are_taken():
 def test_configurations_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().lr = 1.0
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "words"),
+    [
+        ("linear", {"grid": 0}, "--grid: expected at least 1 interval, found 0"),
+        ("linear", {"hidden": (4, 0)}, "--hidden: expected widths of at least 1, found 4,0"),
+        ("mlp", {"base": "selu"}, "--base: expected one of zero, identity, silu, found 'selu'"),
+        ("effi_kan", {"token_pool": "sum"}, "--token-pool: expected one of mean"),
+        ("kan", {"weight_decay": -1.0}, "--weight-decay: expected a number of at least 0, found -1.0"),
+        ("kan", {"grid": (5, 10), "grid_epochs": (3, 3)}, "--grid-epochs: expected a family whose grid grows"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_where_it_would_change_nothing_too(head, options, words):
+    with pytest.raises(ConfigError) as error:
+        config(head, **options)
+    assert words in str(error.value)
+
+
+def test_options_that_change_nothing_are_named():
+    given = ("lr", "grid", "base", "optimiser", "token_pool", "weight_decay", "grid_epochs")
+    assert unused(given, ["linear", "mlp"], [None]) == ["base", "grid", "optimiser", "token_pool"]
+    assert unused(given, ["effi_kan"], ["last_hidden"]) == ["optimiser"]
+    assert unused(given, ["kan"], [None]) == ["token_pool", "weight_decay"]

@@ -1,7 +1,7 @@
 """From what a user asked for to a head's whole configuration: protocol defaults, then options, then checks."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipeline.heads.config import (
 from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, HEADS
 from pipeline.heads.schedule import scheduled
 
-__all__ = ["option_type", "resolve"]
+__all__ = ["option_type", "resolve", "unused"]
 
 _KINDS: dict[str, type] = {
     "seed": int, "epochs": int, "batch_size": int, "hidden": int, "grid": int, "order": int, "centres": int,
@@ -31,6 +31,8 @@ _KINDS: dict[str, type] = {
     "earlier_grids": int, "grid_epochs": int, "update_grid": int,
     "token_pool": str,
 }  # fmt: skip
+#: Options that count for every family.
+_ALWAYS = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
 _SEQUENCES = ("hidden", "grid_range", "earlier_grids", "grid_epochs")
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
 
@@ -57,8 +59,9 @@ def resolve(
 ) -> HeadConfig:
     """A head's full configuration from its family, a protocol and the options that a user set.
 
-    Options whose value is `None` count as not set; those that the family does not use are dropped. Raises
-    `UnknownNameError` for an unknown family, feature or protocol and `ConfigError` for a value out of range.
+    Options whose value is `None` count as not set; those that the family does not use are dropped (`unused`). Raises
+    `UnknownNameError` for an unknown family, feature or protocol and `ConfigError` for a value out of range, of a
+    dropped option too.
     """
     if head not in HEADS:
         raise UnknownNameError("head", head, tuple(HEADS))
@@ -70,68 +73,95 @@ def resolve(
     given = scheduled({name: value for name, value in (options or {}).items() if value is not None})
     if unknown := sorted(set(given) - {field.name for field in fields(HeadConfig)}):
         raise UnknownNameError("option", unknown[0], tuple(field.name for field in fields(HeadConfig)))
+    _check({name: _typed(name, value) for name, value in (given | {"seed": seed}).items() if name in _KINDS}, head)
     defaults = PROTOCOLS[protocol] | {"grid_range": CLEAN_RANGE if protocol == "clean" else family.package_range}
     defaults |= LATER | family.defaults
     values = defaults | given | family.fixed
     if family.rates and "lr" not in given:
         values["lr"] = family.rates.get(values["optimiser"], 1.0)
-    always = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
-    chosen = {name: values[name] for name in (*always, *family.options)}
+    if given.get("grid_epochs") and "grid" in family.options and "grid_epochs" not in family.options:
+        raise ConfigError(
+            f"--grid-epochs: expected a family whose grid grows while it trains, found {head}; train it on the first "
+            "grid and carry it on with fit_heads.py refine, or leave it out"
+        )
+    chosen = {name: values[name] for name in (*_ALWAYS, *family.options)}
     if features == TOKENS:
         chosen["token_pool"] = given.get("token_pool", POOLS[0])
     chosen = {name: value if value is None else _typed(name, value) for name, value in chosen.items()}
     config = HeadConfig(head=head, protocol=protocol, seed=_typed("seed", seed), features=features, **chosen)
-    _check(config)
+    _check_together(config)
     return replace(config, **{name: None for name in LATER if getattr(config, name) == defaults[name]})
 
 
-def _check(config: HeadConfig) -> None:
+def unused(options: Iterable[str], heads: Iterable[str], features: Iterable[str | None]) -> list[str]:
+    """Options of a head, by name, that change nothing for any of these families on these features."""
+    families = [HEADS[head] for head in heads if head in HEADS]
+    counts = {name for family in families for name in (*_ALWAYS, *family.options) if name not in family.fixed}
+    counts |= {"token_pool"} if TOKENS in features else set()
+    # Epochs of every grid are a number of epochs for families without a grid.
+    return sorted(name for name in set(options) - counts if name != "grid_epochs")
+
+
+def _ranges(head: str) -> dict[str, tuple[Callable[[Any], bool], str]]:
+    """What holds of every option's value, and in words what was expected."""
+    at_least_0 = (lambda value: 0 <= value < math.inf, "a number of at least 0")
+
+    def one_of(*known: str) -> tuple[Callable[[Any], bool], str]:
+        return (lambda value: value in known), f"one of {', '.join(known)}"
+
+    plain = () if head != "bspline_mlp" and "activation" in HEADS[head].options else ("none",)
+    return {
+        "seed": (lambda value: 0 <= value < 1 << 63, "a whole number of at least 0 (below 2^63)"),
+        "epochs": (lambda value: value >= 1, "at least 1"),
+        "batch_size": (lambda value: value >= 1, "at least 1"),
+        "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
+        "weight_decay": at_least_0,
+        "clip": (lambda value: value > 0, "a number above 0 (inf switches clipping off)"),
+        "dropout": (lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
+        "spline_l1": at_least_0,
+        "spline_entropy": at_least_0,
+        "token_pool": one_of(*POOLS),
+        "scale": one_of(*SCALES),
+        "starts": one_of("project", "package"),
+        "hidden": (lambda value: all(width >= 1 for width in value), "widths of at least 1"),
+        "activation": one_of(*plain, *ACTIVATIONS),
+        "optimiser": one_of(*dict.fromkeys(name for family in HEADS.values() for name in family.rates)),
+        "base": one_of("zero", "silu") if HEADS[head].own_loop else one_of(*BASES_OF_BASE),
+        "lamb": at_least_0,
+        "lamb_entropy": at_least_0,
+        "grid": (lambda value: value >= 1, "at least 1 interval"),
+        "update_grid": (lambda value: value >= 0, "a number of epochs of at least 0"),
+        "order": (lambda value: 1 <= value <= 5, "a spline order from 1 to 5"),
+        "centres": (lambda value: value >= 2, "at least 2"),
+        "sharpness": (math.isfinite, "a number"),
+        "grid_range": (
+            lambda value: len(value) == 2 and value[0] < value[1] and all(map(math.isfinite, value)),
+            "two numbers, low,high",
+        ),
+    }
+
+
+def _check(options: Mapping[str, Any], head: str) -> None:
     """Raise `ConfigError` for the first option outside its range."""
+    ranges = _ranges(head)
+    for name, value in options.items():
+        holds, expected = ranges.get(name, (lambda _: True, ""))
+        _need(holds(value), name, expected, value)
 
-    def need(holds: bool, name: str, expected: str) -> None:
-        if not holds:
-            flag = "--" + name.replace("_", "-")
-            raise ConfigError(f"{flag}: expected {expected}, found {getattr(config, name)!r}")
 
-    need(config.seed >= 0, "seed", "a whole number of at least 0")
-    need(config.epochs >= 1, "epochs", "at least 1")
-    need(config.batch_size >= 1, "batch_size", "at least 1")
-    need(0 < config.lr < math.inf, "lr", "a number above 0")
-    need(0 <= config.weight_decay < math.inf, "weight_decay", "a number of at least 0")
-    need(config.clip > 0, "clip", "a number above 0 (inf switches clipping off)")
-    need(0 <= (config.dropout or 0) < 1, "dropout", "a share of at least 0 and below 1")
-    for name in ("spline_l1", "spline_entropy"):
-        need(0 <= (getattr(config, name) or 0) < math.inf, name, "a number of at least 0")
-    need(config.token_pool in (None, *POOLS), "token_pool", f"one of {', '.join(POOLS)}")
-    alone = HEADS[config.head].own_loop
-    need(not alone or config.token_pool not in TRAINED_POOLS, "token_pool", f"mean or max for {config.head}")
-    need(config.scale in SCALES, "scale", f"one of {', '.join(SCALES)}")
-    need(config.starts in ("project", "package"), "starts", "project or package")
-    if config.hidden is not None:
-        need(all(width >= 1 for width in config.hidden), "hidden", "widths of at least 1")
-    if config.activation is not None:
-        known = (*(("none",) if config.head == "bspline_mlp" else ()), *ACTIVATIONS)
-        need(config.activation in known, "activation", f"one of {', '.join(known)}")
-    if config.optimiser is not None:
-        need(config.base in (None, "zero", "silu"), "base", "zero or silu (of kan)")
-        known = tuple(HEADS[config.head].rates)
-        need(config.optimiser in known, "optimiser", f"one of {', '.join(known)}")
-        need(0 <= config.lamb < math.inf, "lamb", "a number of at least 0")
-        need(0 <= config.lamb_entropy < math.inf, "lamb_entropy", "a number of at least 0")
-    if config.base is not None:
-        need(config.base in BASES_OF_BASE, "base", f"one of {', '.join(BASES_OF_BASE)}")
-    if config.grid is not None:
-        need(config.grid >= 1, "grid", "at least 1 interval")
-    if config.update_grid is not None:
-        need(config.update_grid >= 0, "update_grid", "a number of epochs of at least 0")
-        one = not (config.update_grid and config.grid_epochs)
-        need(one, "update_grid", "0 beside --grid-epochs (a grid grows or follows the data)")
-        still = not (config.update_grid and config.token_pool in TRAINED_POOLS)
-        need(still, "update_grid", f"0 beside --token-pool {config.token_pool} (no fixed features to take a grid from)")
-    if config.order is not None:
-        need(1 <= config.order <= 5, "order", "a spline order from 1 to 5")
-    if config.centres is not None:
-        need(config.centres >= 2, "centres", "at least 2")
-    if config.grid_range is not None:
-        low_high = len(config.grid_range) == 2 and config.grid_range[0] < config.grid_range[1]
-        need(low_high and all(map(math.isfinite, config.grid_range)), "grid_range", "two numbers, low,high")
+def _check_together(config: HeadConfig) -> None:
+    """Raise `ConfigError` for options that exclude one another."""
+    trained_pool, alone = config.token_pool in TRAINED_POOLS, HEADS[config.head].own_loop
+    _need(not (alone and trained_pool), "token_pool", f"mean or max for {config.head}", config.token_pool)
+    if config.update_grid:
+        found = config.update_grid
+        expected = "0 beside --grid-epochs (a grid grows or follows the data)"
+        _need(not config.grid_epochs, "update_grid", expected, found)
+        expected = f"0 beside --token-pool {config.token_pool} (no fixed features to take a grid from)"
+        _need(not trained_pool, "update_grid", expected, found)
+
+
+def _need(holds: bool, name: str, expected: str, found: Any) -> None:
+    if not holds:
+        shown = ",".join(f"{part:g}" for part in found) if isinstance(found, tuple) else repr(found)
+        raise ConfigError(f"--{name.replace('_', '-')}: expected {expected}, found {shown}")

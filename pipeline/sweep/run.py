@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.heads.match import Match
 from pipeline.heads.match import describe as describe_matches
+from pipeline.heads.resolve import unused
 from pipeline.progress import say
 from pipeline.sweep.plan import PlannedHead, Trials, count_trials, plan
 from pipeline.sweep.results import Results
@@ -70,6 +71,7 @@ def run_sweep(
     heads = plan([product for product in products if product.search == "grid"], cache)
     _tell_unequal(count_trials(heads))
     searches = _studies([product for product in products if product.search != "grid"], cache)
+    _tell_unused(products)
     tally, known, done, grid = Tally(), 0, {}, tuple(head.id for head in heads)
     with Results(results, create=True) as store:
         if on_head is not None:
@@ -106,6 +108,15 @@ def run_sweep(
         searches=tuple(found),
         chosen=tuple(dict.fromkeys([*grid, *(head for document in found for head in document["heads"])])),
     )
+
+
+def _tell_unused(products: Sequence[Product]) -> None:
+    """Say which options change nothing, since none of the families that they were given for has them."""
+    for name, heads in dict.fromkeys(
+        (name, one.head) for one in products for name in unused(one.options, one.head, one.features)
+    ):
+        verb = "do" if heads[1:] else "does"
+        say(f"--{name.replace('_', '-')} changes nothing: {', '.join(heads)} {verb} not use it")
 
 
 def _tell_unequal(trials: Mapping[str, Trials]) -> None:

@@ -43,7 +43,7 @@ def parse_seeds(text: str | int | Iterable[int]) -> tuple[int, ...]:
             ends = [int(end) for end in part.split(":")]
         except ValueError:
             ends = []
-        if len(ends) not in (1, 2) or min(ends) < 0 or ends[-1] < ends[0] + len(ends) - 1:
+        if len(ends) not in (1, 2) or min(ends) < 0 or ends[-1] < ends[0] + len(ends) - 1 or ends[-1] >= 1 << 63:
             raise ConfigError(f"--seeds: expected numbers and ranges such as 0:10 or 1,4,9, found {text!r}")
         seeds += range(*ends) if len(ends) == 2 else ends
     return tuple(dict.fromkeys(seeds))
