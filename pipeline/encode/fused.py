@@ -2,25 +2,24 @@
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.encode.packed import Layer, PackedEncoder
+from pipeline.encode.packed import PackedEncoder
+from pipeline.encode.shapes import Layer, Weights
 
 __all__ = ["FusedEncoder", "fuses"]
 
 
-def fuses(model: Any) -> bool:
-    """Whether this model, of a shape that `packed` computes, is on a device and in a precision for this path."""
-    weight = model.get_input_embeddings().weight
-    if not weight.is_cuda or weight.dtype == torch.float32 or find_spec("triton") is None:
+def fuses(weights: Weights) -> bool:
+    """Whether weights are on a device and in a precision for this path."""
+    words = weights.words
+    if not words.is_cuda or words.dtype == torch.float32 or find_spec("triton") is None:
         return False
     from pipeline.encode.kernels import HEAD_WIDTHS
 
-    width = model.config.hidden_size
-    return width // model.config.num_attention_heads in HEAD_WIDTHS and width == weight.shape[1]
+    return words.shape[1] // weights.heads in HEAD_WIDTHS
 
 
 class FusedEncoder(PackedEncoder):
@@ -35,11 +34,11 @@ class FusedEncoder(PackedEncoder):
 
         starts = torch.repeat_interleave(bounds[:-1], bounds.diff(), output_size=len(ids))
         positions = torch.arange(len(ids), device=ids.device, dtype=torch.int32) - starts
-        if self._parts.pad is not None:
-            positions = self._offset_positions(ids, positions, starts, self._parts.pad)
-        norm = self._norm
+        weights, norm = self._weights, self._weights.norm
+        if weights.pad is not None:
+            positions = self._offset_positions(ids, positions, starts, weights.pad)
         return embed_norm(
-            ids, positions, types, self._words.weight, self._positions, self._types, norm.weight, norm.bias, norm.eps
+            ids, positions, types, weights.words, weights.positions, weights.types, norm.weight, norm.bias, norm.eps
         )
 
     def _layer(self, layer: Layer, hidden: Tensor, attend: Callable[[Tensor, Tensor], None]) -> Tensor:
@@ -53,7 +52,7 @@ class FusedEncoder(PackedEncoder):
         # `mixed` has served; the norms read and write the same places, so they may work in place.
         add_norm(out, hidden, layer.norm.weight, layer.norm.bias, layer.norm.eps, mixed)
         up = self._buffer("up", hidden, layer.up.bias.shape[0])
-        if self._activation == "gelu":
+        if self._weights.activation == "gelu":
             torch._addmm_activation(layer.up.bias, mixed, layer.up.weight.t(), use_gelu=True, out=up)
         else:
             self._activate(layer.up(mixed, up))
@@ -61,6 +60,9 @@ class FusedEncoder(PackedEncoder):
         last = torch.empty_like(hidden)
         add_norm(out, mixed, layer.last_norm.weight, layer.last_norm.bias, layer.last_norm.eps, last)
         return last
+
+    def _variable_length(self) -> None:
+        """Attention is a kernel of this path's own."""
 
     def _attention(self, lengths: list[int], bounds: Tensor) -> Callable[[Tensor, Tensor], None]:
         from pipeline.encode.kernels import attend

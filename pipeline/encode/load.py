@@ -1,6 +1,7 @@
 """Loading an encoder: device, precision, weights that are all there, and the path that computes it."""
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,19 +9,19 @@ from typing import Any
 
 import torch
 
+from pipeline.encode.checkpoint import HEADS, read_weights
 from pipeline.encode.encoders import Encoder
 from pipeline.encode.fused import FusedEncoder, fuses
-from pipeline.encode.packed import PackedEncoder, fits
+from pipeline.encode.packed import PackedEncoder
 from pipeline.encode.padded import PaddedEncoder
+from pipeline.encode.shapes import Weights, fits, weights_of
 from pipeline.encode.tokens import Tokeniser, load_tokeniser
 from pipeline.errors import EncoderError
 from pipeline.progress import say
 
-__all__ = ["Loaded", "load", "load_model"]
+__all__ = ["Loaded", "load", "load_model", "load_weights"]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-#: First parts of names that heads use; a base model leaves them out, and the encoder is whole without them.
-HEADS = ("cls", "lm_head", "classifier", "qa_outputs", "predictions", "vocab_", "score", "pooler", "discriminator")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def load_model(encoder: Encoder) -> Any:
     except Exception as error:
         cause = " ".join(str(error).split())[:200]
         raise EncoderError(f"encoder {name!r}: expected a model that AutoModel reads, found {cause}") from error
-    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key.split("."))
+    untrained = "pooled" not in encoder.features
+    missing = sorted(key for key in info["missing_keys"] if not (untrained and "pooler" in key.split(".")))
     if missing or info.get("mismatched_keys"):
         wrong = missing or sorted(
             str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"]
@@ -70,28 +72,43 @@ def load_model(encoder: Encoder) -> Any:
     return model.float().eval().requires_grad_(False)
 
 
+def load_weights(encoder: Encoder, device: torch.device, *, padded: bool = False) -> Any:
+    """What a path computes with, in float32 on a device: `Weights` where the unpadded one can, else a model.
+
+    `padded` asks for the model that every `AutoModel` is. Raises `EncoderError`.
+    """
+    weights = None if padded else read_weights(encoder, device)
+    if weights is not None:
+        return weights
+    model = load_model(encoder).to(device)
+    config = model.config.to_dict()
+    return model if padded or not fits(config) else weights_of(model.state_dict(), config)
+
+
 def load(
     encoder: Encoder, max_length: int, device: torch.device, precision: str, layers: tuple[int, ...] | None,
-    *, padded: bool = False, tokeniser: Tokeniser | None = None, model: Any = None,
+    *, padded: bool = False, tokeniser: Tokeniser | None = None, weights: Any = None,
 ) -> Loaded:  # fmt: skip
     """Load tokenizer and weights; `padded` forces the path that every `AutoModel` can take.
 
-    `tokeniser` and `model` are what was loaded already; the model is moved and converted. Raises `EncoderError` where
-    the tokenizer does not belong to the model.
+    `tokeniser` and `weights` are what was loaded already; the weights, of `load_weights`, stay as they are. Raises
+    `EncoderError` where the tokenizer does not belong to the model.
     """
     tokeniser = tokeniser or load_tokeniser(encoder.folder, encoder.name, max_length)
-    model = load_model(encoder) if model is None else model
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokeniser.vocabulary > rows:
+    weights = load_weights(encoder, device, padded=padded) if weights is None else weights
+    words = weights.words if isinstance(weights, Weights) else weights.get_input_embeddings().weight
+    if tokeniser.vocabulary > len(words):
         raise EncoderError(
-            f"encoder {encoder.name!r}: expected a tokenizer with at most the embedding's {rows} tokens, "
+            f"encoder {encoder.name!r}: expected a tokenizer with at most the embedding's {len(words)} tokens, "
             f"found {tokeniser.vocabulary}; the tokenizer belongs to another model"
         )
-    model.to(device, DTYPES[precision])
-    if padded or not fits(model.config):
-        forward = PaddedEncoder(model, layers, types=tokeniser.types)
-    else:
-        forward = (FusedEncoder if fuses(model) else PackedEncoder)(model, layers)
+    dtype = DTYPES[precision]
+    if isinstance(weights, Weights):
+        weights = weights.to(device, dtype)
+        forward = (FusedEncoder if fuses(weights) else PackedEncoder)(weights, layers)
+        return Loaded(tokeniser, forward, device, weights.words.shape[1])
+    model = weights if dtype == torch.float32 else copy.deepcopy(weights).to(dtype)
+    forward = PaddedEncoder(model, layers, types=tokeniser.types)
     return Loaded(tokeniser, forward, device, model.config.hidden_size)
 
 

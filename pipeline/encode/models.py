@@ -1,6 +1,5 @@
 """The encoder of a run, loaded once: its device, its tokenizer, and its weights in each precision that is asked for."""
 
-import copy
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -54,11 +53,11 @@ class Models:
         return load_tokeniser(self._encoder.folder, self._encoder.name, self._max_length)
 
     @cached_property
-    def _model(self) -> Any:
-        """The transformers model in float32 on the device, which nobody changes."""
-        from pipeline.encode.load import load_model
+    def _weights(self) -> Any:
+        """The encoder in float32 on the device, which nobody changes."""
+        from pipeline.encode.load import load_weights
 
-        return load_model(self._encoder).to(self.device)
+        return load_weights(self._encoder, self.device)
 
     def has(self, precision: str) -> bool:
         """Whether `get` would have nothing to load."""
@@ -66,26 +65,24 @@ class Models:
 
     def get(self, precision: str) -> "Loaded":
         """The encoder in a precision."""
-        from pipeline.encode.load import load
-
         if precision not in self._loaded:
             if precision != "float32" and self.device.type == "cpu":
                 say(f"{precision} on a CPU is many times slower than float32 where the processor has no unit for it")
             say(f"loading {self._encoder.name} on {self.device} in {precision}")
-            self._loaded[precision] = load(
-                self._encoder, self._max_length, self.device, precision, self._layers, tokeniser=self.tokeniser,
-                model=self._model if precision == "float32" else copy.deepcopy(self._model),
-            )  # fmt: skip
+            self._loaded[precision] = self._load(precision)
         return self._loaded[precision]
 
     @cached_property
     def exact(self) -> "Loaded":
-        """What other precisions are compared with: transformers in float32 on the path that every `AutoModel` takes."""
+        """What other precisions are compared with: the same weights in float32, through PyTorch's operators alone."""
+        return self._loaded.get("float32") or self._load("float32")
+
+    def _load(self, precision: str) -> "Loaded":
         from pipeline.encode.load import load
 
         return load(
-            self._encoder, self._max_length, self.device, "float32", self._layers, padded=True,
-            tokeniser=self.tokeniser, model=self._model,
+            self._encoder, self._max_length, self.device, precision, self._layers, tokeniser=self.tokeniser,
+            weights=self._weights,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The unpadded path for BERT-shaped encoders: tokens of many rows end to end, weights taken from transformers.
+"""The unpadded path for BERT-shaped encoders: tokens of many rows end to end.
 
 Every linear map runs over the flat [T, D] matrix. Attention sees rows of equal length as one dense array without a
 mask (rows come sorted by length, so there are few such groups); on CUDA in half precision it is PyTorch's
@@ -6,135 +6,15 @@ variable-length attention. Nothing is computed for padding because there is none
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.encode.poolings import Hidden, bounds_of, groups
+from pipeline.encode.shapes import ACTIVATIONS, Layer, Linear, Weights
 
-__all__ = ["SHAPES", "Layer", "PackedEncoder", "fits"]
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A layer norm's parameters, [D] each."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear map's weight [out, in] and bias [out]."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, x: Tensor, out: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x, self.weight.t(), out=out)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One post-norm transformer layer: `qkv` [3D, D], `out` [D, D], `up` [F, D], `down` [D, F]."""
-
-    qkv: Linear
-    out: Linear
-    norm: Norm
-    up: Linear
-    down: Linear
-    last_norm: Norm
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Where a transformers model of some type keeps what this path needs."""
-
-    embeddings: Any
-    layers: list[Layer]
-    pooler: nn.Module | None
-    pad: int | None
-
-
-def _linear(*maps: nn.Linear) -> Linear:
-    weights, biases = [m.weight.detach() for m in maps], [m.bias.detach() for m in maps]
-    return Linear(weights[0], biases[0]) if len(maps) == 1 else Linear(torch.cat(weights), torch.cat(biases))
-
-
-def _norm(norm: nn.LayerNorm) -> Norm:
-    return Norm(norm.weight.detach(), norm.bias.detach(), norm.eps)
-
-
-def _bert(model: Any) -> Parts:
-    layers = [
-        Layer(
-            _linear(layer.attention.self.query, layer.attention.self.key, layer.attention.self.value),
-            _linear(layer.attention.output.dense),
-            _norm(layer.attention.output.LayerNorm),
-            _linear(layer.intermediate.dense),
-            _linear(layer.output.dense),
-            _norm(layer.output.LayerNorm),
-        )
-        for layer in model.encoder.layer
-    ]
-    return Parts(model.embeddings, layers, model.pooler, None)
-
-
-def _roberta(model: Any) -> Parts:
-    parts = _bert(model)
-    return Parts(parts.embeddings, parts.layers, parts.pooler, model.config.pad_token_id)
-
-
-def _distilbert(model: Any) -> Parts:
-    layers = [
-        Layer(
-            _linear(layer.attention.q_lin, layer.attention.k_lin, layer.attention.v_lin),
-            _linear(layer.attention.out_lin),
-            _norm(layer.sa_layer_norm),
-            _linear(layer.ffn.lin1),
-            _linear(layer.ffn.lin2),
-            _norm(layer.output_layer_norm),
-        )
-        for layer in model.transformer.layer
-    ]
-    return Parts(model.embeddings, layers, None, None)
-
-
-#: Model types that this path computes; a new BERT-shaped type is one entry and one function.
-SHAPES: dict[str, Callable[[Any], Parts]] = {
-    "bert": _bert,
-    "roberta": _roberta,
-    "xlm-roberta": _roberta,
-    "camembert": _roberta,
-    "distilbert": _distilbert,
-}
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": torch._C._nn.gelu_,
-    "gelu_new": lambda x: torch._C._nn.gelu_(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: torch._C._nn.gelu_(x, approximate="tanh"),
-    "relu": torch.relu_,
-}
-
-
-def _activation(config: Any) -> str:
-    return getattr(config, "hidden_act", None) or getattr(config, "activation", "")
-
-
-def fits(config: Any) -> bool:
-    """Whether an encoder of this transformers configuration has the shape that this path computes."""
-    return (
-        config.model_type in SHAPES
-        and _activation(config) in ACTIVATIONS
-        and not getattr(config, "is_decoder", False)
-        and getattr(config, "position_embedding_type", None) in (None, "absolute")
-    )
+__all__ = ["PackedEncoder"]
 
 
 class PackedEncoder:
@@ -142,24 +22,17 @@ class PackedEncoder:
 
     path = "packed"
 
-    def __init__(self, model: Any, layers: tuple[int, ...] | None) -> None:
-        """`model` is on its device in its precision; `layers` are counted from 1, `None` for the last."""
-        config = model.config
-        self._parts = SHAPES[config.model_type](model)
+    def __init__(self, weights: Weights, layers: tuple[int, ...] | None) -> None:
+        """`weights` are on their device in their precision; `layers` are counted from 1, `None` for the last."""
+        self._weights = weights
         # One small product a row: float32 costs nothing there and halves the deviation of `pooled`.
-        self._pooler = None if self._parts.pooler is None else self._parts.pooler.float()
-        self._heads = config.num_attention_heads
-        self._activation = _activation(config)
-        self._activate = ACTIVATIONS[self._activation]
-        self._wanted = layers or (len(self._parts.layers),)
-        embeddings = self._parts.embeddings
-        self._words: nn.Embedding = embeddings.word_embeddings
-        self._positions: Tensor = embeddings.position_embeddings.weight.detach()
-        types = getattr(embeddings, "token_type_embeddings", None)
-        self._types = None if types is None else types.weight.detach()
-        self._norm = _norm(embeddings.LayerNorm)
+        pooler = weights.pooler
+        self._pooler = None if pooler is None else Linear(pooler.weight.float(), pooler.bias.float())
+        self._heads = weights.heads
+        self._activate = ACTIVATIONS[weights.activation]
+        self._wanted = layers or (len(weights.layers),)
         self._buffers: dict[str, Tensor] = {}
-        self._varlen = _varlen() if self._positions.is_cuda and self._positions.dtype != torch.float32 else None
+        self._varlen = self._variable_length() if weights.words.is_cuda else None
 
     def __call__(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Hidden:
         """`ids` and `types` are whole numbers [T] on the model's device, `lengths` the tokens of each row."""
@@ -167,29 +40,32 @@ class PackedEncoder:
         hidden = self._embed(ids, types, lengths, bounds)
         attend = self._attention(lengths, bounds)
         chosen: list[Tensor] = []
-        for number, layer in enumerate(self._parts.layers[: max(self._wanted)], start=1):
+        for number, layer in enumerate(self._weights.layers[: max(self._wanted)], start=1):
             hidden = self._layer(layer, hidden, attend)
             if number in self._wanted:
                 chosen.append(hidden)
         last = chosen[0] if len(chosen) == 1 else sum(part.float() for part in chosen) / len(chosen)
         # The pooler must not refer to what is returned: a cycle would keep every batch until the collector comes by.
-        return Hidden(last, ids, lengths, self._words, lambda: self._pool(last[bounds[:-1].long()]), bounds)
+        return Hidden(last, ids, lengths, self._look_up, lambda: self._pool(last[bounds[:-1].long()]), bounds)
 
     def _pool(self, first: Tensor) -> Tensor:
-        # The model's own pooler takes [n, tokens, D] and looks at the first token alone.
-        return self._pooler(first[:, None].float())
+        return functional.linear(first.float(), self._pooler.weight, self._pooler.bias).tanh()
+
+    def _look_up(self, ids: Tensor) -> Tensor:
+        return functional.embedding(ids, self._weights.words)
 
     def _embed(self, ids: Tensor, types: Tensor, lengths: list[int], bounds: Tensor) -> Tensor:  # noqa: ARG002
         sizes = torch.tensor(lengths)
         starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         positions = (torch.arange(len(starts)) - starts).to(ids.device)
-        if self._parts.pad is not None:
-            positions = self._offset_positions(ids, positions, starts.to(ids.device), self._parts.pad)
-        hidden = self._words.weight[ids]
-        hidden += self._positions[positions]
-        if self._types is not None:
-            hidden += self._types[types]
-        return self._norm(hidden)
+        weights = self._weights
+        if weights.pad is not None:
+            positions = self._offset_positions(ids, positions, starts.to(ids.device), weights.pad)
+        hidden = weights.words[ids]
+        hidden += weights.positions[positions]
+        if weights.types is not None:
+            hidden += weights.types[types]
+        return weights.norm(hidden)
 
     @staticmethod
     def _offset_positions(ids: Tensor, positions: Tensor, starts: Tensor, pad: int) -> Tensor:
@@ -209,6 +85,16 @@ class PackedEncoder:
         hidden = layer.norm(out.add_(hidden))
         up = self._activate(layer.up(hidden, self._buffer("up", hidden, layer.up.bias.shape[0])))
         return layer.last_norm(layer.down(up, out).add_(hidden))
+
+    def _variable_length(self) -> Callable[..., Tensor] | None:
+        """PyTorch's variable-length attention, from 2.10 on; `None` in float32 and where it is not there."""
+        if self._weights.words.dtype == torch.float32:
+            return None
+        try:
+            from torch.nn.attention.varlen import varlen_attn
+        except ImportError:
+            return None
+        return varlen_attn
 
     def _attention(self, lengths: list[int], bounds: Tensor) -> Callable[[Tensor, Tensor], None]:
         """Attention for one batch's lengths: reads qkv [T, 3D], writes [T, D]."""
@@ -242,12 +128,3 @@ class PackedEncoder:
             buffer = like.new_empty(size + size // 16)
         self._buffers[name] = buffer
         return buffer[:size].view(like.shape[0], width)
-
-
-def _varlen() -> Callable[..., Tensor] | None:
-    """PyTorch's variable-length attention, from 2.10 on; `None` where it is not there."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn

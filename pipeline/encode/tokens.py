@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.encode.tokenizer_file import read_tokenizer
 from pipeline.errors import EncoderError
 from pipeline.sources.base import Row
 
@@ -51,14 +52,14 @@ class Tokens:
 class Tokeniser:
     """A fast tokenizer with the encoder's own special tokens, truncating longest-first at `max_length` tokens."""
 
-    def __init__(self, tokenizer: Any, max_length: int, *, types: bool) -> None:
-        """`tokenizer` is a fast transformers tokenizer; `types` says whether the encoder takes token types."""
-        self._backend = tokenizer.backend_tokenizer
+    def __init__(self, backend: Any, max_length: int, *, types: bool) -> None:
+        """`backend` is a `tokenizers.Tokenizer`; `types` says whether the encoder takes token types."""
+        self._backend = backend
         self._backend.no_padding()
         self._backend.enable_truncation(max_length, strategy="longest_first")
         self.types = types
         #: One more than the largest token id.
-        self.vocabulary = max(tokenizer.get_vocab().values(), default=-1) + 1
+        self.vocabulary = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def __call__(self, rows: Sequence[Row]) -> Tokens:
         """Tokenise rows; pairs go in as pairs. Releases the interpreter while the tokenizer works."""
@@ -114,7 +115,13 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
 
 
 def load_tokeniser(folder: Path, name: str, max_length: int) -> Tokeniser:
-    """The tokenizer in an encoder's folder; `EncoderError` where it cannot be read or has no fast form."""
+    """The tokenizer in an encoder's folder, with transformers where `read_tokenizer` leaves it to that.
+
+    Raises `EncoderError` where it cannot be read or has no fast form.
+    """
+    read = read_tokenizer(folder)
+    if read is not None:
+        return Tokeniser(read[0], max_length, types=read[1])
     from transformers import AutoTokenizer
 
     try:
@@ -129,7 +136,7 @@ def load_tokeniser(folder: Path, name: str, max_length: int) -> Tokeniser:
         raise EncoderError(
             f"encoder {name!r}: expected a tokenizer with a fast form (tokenizer.json), found a slow one"
         )
-    return Tokeniser(tokenizer, max_length, types="token_type_ids" in tokenizer.model_input_names)
+    return Tokeniser(tokenizer.backend_tokenizer, max_length, types="token_type_ids" in tokenizer.model_input_names)
 
 
 def _clean(text: str | tuple[str, str]) -> str | tuple[str, str]:
