@@ -38,6 +38,11 @@ def test_same_as_on_the_cpu(tiny, padded, precision, most):
         assert cosine.min() >= (0.9999 if precision != "bfloat16" else 0.995)
 
 
+def test_heads_of_a_width_that_no_kernel_takes(tiny):
+    expected, found = encode(tiny("bert"), "cpu", "float32"), encode(tiny("bert"), "cuda", "float16")
+    assert np.abs(found["mean"] - expected["mean"]).max() <= 0.05
+
+
 def test_a_run_reports_its_deviation(tiny, tmp_path):
     folder = tiny("bert", hidden_size=32)
     result = embed("mrpc", encoder=str(folder), data="sample", cache=tmp_path, limit=100, device="cuda")

@@ -34,7 +34,7 @@ class Models:
 
         device = resolve_device(self._device_name)
         if device.type == "cuda":
-            # A context takes as long to make as transformers to import; a fault of it shows where it is first used.
+            # A context is made while files are read; a fault of it shows where it is first used.
             threading.Thread(target=_make_context, args=(device,), daemon=True).start()
         return device
 

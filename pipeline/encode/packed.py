@@ -87,8 +87,12 @@ class PackedEncoder:
         return layer.last_norm(layer.down(up, out).add_(hidden))
 
     def _variable_length(self) -> Callable[..., Tensor] | None:
-        """PyTorch's variable-length attention, from 2.10 on; `None` in float32 and where it is not there."""
-        if self._weights.words.dtype == torch.float32:
+        """PyTorch's variable-length attention, from 2.10 on; `None` in float32, and where it is not there.
+
+        It takes heads whose width is a multiple of 8.
+        """
+        words = self._weights.words
+        if words.dtype == torch.float32 or words.shape[1] // self._heads % 8:
             return None
         try:
             from torch.nn.attention.varlen import varlen_attn
