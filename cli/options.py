@@ -169,7 +169,7 @@ log_option = click.option(
     "--log", metavar="NAME[:DIR]", help="Track heads: tensorboard or mlflow.  [DIR: NAME beside the results]"
 )
 device_option = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to train."
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to run."
 )
 
 

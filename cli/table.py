@@ -1,5 +1,6 @@
 """`fit_heads.py table`: the stored heads as a table, as CSV or JSON, or asked in SQL."""
 
+import os
 from typing import Any
 
 import click
@@ -8,6 +9,9 @@ from cli.common import KanglueCommand, comma_separated, emit
 from cli.options import cache_option, given, results_option
 
 __all__ = ["show", "table"]
+
+#: Characters of a line that nothing cuts.
+UNLIMITED = 10_000
 
 
 @click.command(cls=KanglueCommand)
@@ -65,15 +69,15 @@ def table(
 
 def show(results: str, where: dict[str, Any], **counts: Any) -> None:
     """Print the summary table of some heads."""
-    from rich.console import Console
-
+    from pipeline.sweep.render import render
     from pipeline.sweep.results import Results
-    from pipeline.sweep.table import render, summarise
+    from pipeline.sweep.table import summarise
 
     with Results(results) as store:
         lines = summarise(store, where, **counts)
     if lines:
-        Console(width=None if Console().is_terminal else 160).print(render(lines))
+        console = _console()
+        console.print(render(lines, width=console.width))
     else:
         click.echo(f"{results}: no heads" + (" that match" if where else " yet"))
 
@@ -88,7 +92,6 @@ def _write_csv(names: list[str], rows: Any) -> None:
 
 
 def _print(names: list[str], rows: Any) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -97,4 +100,12 @@ def _print(names: list[str], rows: Any) -> None:
         shown.add_column(Text(name))
     for row in rows:
         shown.add_row(*("" if value is None else Text(str(value)) for value in row))
-    Console(width=None if Console().is_terminal else 160).print(shown)
+    _console().print(shown)
+
+
+def _console() -> Any:
+    """As wide as the terminal or as COLUMNS says; in a file or a pipe as wide as it takes."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=UNLIMITED)

@@ -144,17 +144,32 @@ def test_progress_says_what_is_done_how_fast_and_how_long_yet():
     now, shown = [100.0], []
     progress = SweepProgress(40, 4000.0, lambda line, share: shown.append((line, share)), clock=lambda: now[0])
     progress.pack("rte mlp, 10 in a pack")
-    now[0] += 5
-    progress.advance(5, 500.0)
-    assert shown[-1] == ("0 of 40 heads, 1.0 a second, 35 s left, rte mlp, 10 in a pack", 0.125)
+    now[0] += 50  # data and kernels first
+    progress.advance(1, 100.0)
+    assert shown[-1] == ("0 of 40 heads, 1.2 a minute, rte mlp, 10 in a pack", 0.025)
+    now[0] += 4
+    progress.advance(4, 400.0)
+    assert shown[-1] == ("0 of 40 heads, 5.6 a minute, 35 s left, rte mlp, 10 in a pack", 0.125)
     progress.pack("rte mlp, 5 in a pack")  # it ran out of memory and begins again
-    assert shown[-1][1] == 0
+    assert shown[-1] == ("0 of 40 heads, rte mlp, 5 in a pack", 0)
     now[0] += 5
     progress.advance(10, 1000.0)
     progress.stored(10, 1000.0)
-    assert shown[-1] == ("10 of 40 heads, 1.0 a second, 30 s left, rte mlp, 5 in a pack", 0.25)
+    assert shown[-1] == ("10 of 40 heads, 10.2 a minute, 30 s left, rte mlp, 5 in a pack", 0.25)
     now[0] += 3590
-    assert "10 of 40 heads, 0.2 a minute, 3 h 0 min left" in progress.line()
+    assert "10 of 40 heads, 0.2 a minute, 3 h 19 min left" in progress.line()
+
+
+def test_no_time_left_is_said_before_it_means_something():
+    now = [0.0]
+    progress = SweepProgress(10_000, 1e6, lambda *_: None, clock=lambda: now[0])
+    progress.pack("rte mlp, 100 in a pack")
+    for _ in range(10):
+        now[0] += 5.9
+        progress.advance(1, 100.0)
+        assert "left" not in progress.line()
+    now[0] += 7
+    assert "left" in progress.line()  # after a minute it is the best that is known
 
 
 def test_an_interrupt_loses_the_running_pack_only_and_says_how_to_go_on(root):

@@ -145,3 +145,25 @@ def test_labels_come_back_and_old_files_do_without(results):
     with Results(results, create=True) as store:
         store.add_labels("f", "validation", np.array([2.5]))
         assert store.labels("f", "validation").tolist() == [2.5]
+
+
+@pytest.mark.parametrize("width", [80, 100, 140, 200])
+def test_a_narrow_terminal_loses_columns_and_says_which_but_no_words(results, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = call(results).stdout
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert "…" not in text
+    for whole in ("accuracy", "0.5100 ± 0.0100", "hidden=[64]"):
+        assert whole in text
+    spared = {name: name not in lines[1] for name in ("fit s", "FLOPs", "parameters", "95% interval")}
+    caption = " ".join(text.split("└")[1].split())
+    assert all((name in caption) == gone for name, gone in spared.items())
+    assert spared["fit s"] is (width < 200)
+
+
+def test_in_a_pipe_a_table_is_as_wide_as_it_takes(results, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    text = call(results).stdout
+    assert {"fit s", "95% interval", "diverged"} <= {part.strip() for part in text.splitlines()[1].split("┃")}
+    assert "want of width" not in text

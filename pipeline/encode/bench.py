@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipeline.encode.load import DTYPES, Loaded, load, load_model
 from pipeline.encode.tokens import Tokens
 from pipeline.progress import bar, say
 from pipeline.sources import Row, open_source
+from pipeline.versions import version
 
 __all__ = ["bench"]
 

@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from pipeline.encode.encoders import Encoder
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.sources import Row, Source, scan
 from pipeline.store import DATASETS
+from pipeline.versions import version
 
 __all__ = [
     "PRECISIONS",

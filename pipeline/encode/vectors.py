@@ -4,7 +4,6 @@ import hashlib
 import platform
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipeline.sources import check_task_name, read_vectors
 from pipeline.sources.toys import ToyOptions, make_toy
 from pipeline.store import CacheWriter, missing_datasets
 from pipeline.tasks import Task
+from pipeline.versions import version
 
 __all__ = ["import_vectors", "write_toy"]
 

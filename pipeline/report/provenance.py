@@ -4,7 +4,6 @@ import json
 import platform
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 from pipeline.errors import KanglueError
@@ -12,6 +11,7 @@ from pipeline.heads.families import HEADS
 from pipeline.heads.resolve import resolve
 from pipeline.report.model import Findings
 from pipeline.sweep.table import Line
+from pipeline.versions import version
 
 __all__ = ["Provenance", "provenance"]
 

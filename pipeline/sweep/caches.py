@@ -50,6 +50,8 @@ class CacheRef:
         if name not in self.features:
             known = name in FEATURES
             hint = f"python embed.py run {self.task.name} --encoder ... --store {name} adds it" if known else ""
+            if name == "siamese":
+                hint = f"it is that of {self.task.name}.siamese, after python embed.py run ... --pairs siamese"
             raise UnknownNameError(f"feature of {self.path}", name, self.features, hint)
         return name
 
@@ -69,7 +71,7 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
                 "task",
                 task,
                 tuple(TASKS),
-                f"or import it: `python embed.py import {task} FILE` writes {places[0].parent}",
+                f"or make its cache in {root}: `python embed.py toy {task}` or `python embed.py import {task} FILE`",
             )
         flag = f" --encoder {encoder}" if encoder else ""
         raise CacheError(

@@ -12,6 +12,9 @@ __all__ = ["SweepProgress", "sweep_progress"]
 
 #: Seconds between lines where standard error is not a terminal.
 EVERY = 15.0
+#: Share of the work, or seconds, after the first epoch from which on time left is worth saying: what comes before
+#: (reading data, compiling kernels) is not repeated for every epoch.
+SHARE, SETTLED = 0.02, 60.0
 
 
 class SweepProgress:
@@ -25,6 +28,7 @@ class SweepProgress:
         self.began = clock()
         self.done_heads, self.done_work, self.running, self.running_heads = 0, 0.0, 0.0, 0.0
         self.what = ""
+        self._first: tuple[float, float] | None = None
 
     def pack(self, what: str) -> None:
         """A pack begins (again): what the running one had done counts no more."""
@@ -35,6 +39,7 @@ class SweepProgress:
         """Heads, or parts of them, that the running pack has done."""
         self.running += work
         self.running_heads += heads
+        self._first = self._first or (self._clock(), self.done_work + self.running)
         self._tell()
 
     def stored(self, heads: int, work: float) -> None:
@@ -51,10 +56,21 @@ class SweepProgress:
         parts = [f"{self.done_heads:,} of {self.heads:,} heads"]
         if done > 0:
             rate = (self.done_heads + self.running_heads) / elapsed
-            left = elapsed * (self.work - done) / done
             parts += [f"{_rounded(rate)} a second" if rate >= 1 else f"{_rounded(60 * rate)} a minute"]
-            parts += [f"{_duration(left)} left"]
+        left = self._left()
+        parts += [] if left is None else [f"{_duration(left)} left"]
         return ", ".join([*parts, *([self.what] if self.what else [])])
+
+    def _left(self) -> float | None:
+        """Seconds left, from the speed since the first epoch's end; `None` where that says too little yet."""
+        if self._first is None:
+            return None
+        began, before = self._first
+        done = self.done_work + self.running
+        seconds, work = self._clock() - began, done - before
+        if work <= 0 or (work < SHARE * self.work and seconds < SETTLED):
+            return None
+        return seconds * (self.work - done) / work
 
     def _tell(self) -> None:
         self._show(self.line(), (self.done_work + self.running) / self.work if self.work else 1.0)

@@ -2,20 +2,17 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.heads.match import COSTS
 from pipeline.metrics import metric_value
 from pipeline.sweep.costs import with_costs
 from pipeline.sweep.results import SELECTION, Results
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-__all__ = ["PLACE", "Line", "describe", "flat", "render", "summarise", "t_interval"]
+__all__ = ["PLACE", "Line", "describe", "flat", "summarise", "t_interval"]
 
 #: What two lines must share to be compared: the same rows of the same features under the same protocol.
 PLACE = ("task", "source", "fingerprint", "encoder", "features", "protocol", "split")
@@ -173,63 +170,6 @@ def _line(
         scores=scores,
         seconds=tuple(head["fit_seconds"] for head in trained),
     )
-
-
-def render(lines: Sequence[Line], title: str = "") -> "Table":
-    """The lines as a table for a terminal; columns that say the same on every line are left out."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title or None, title_justify="left")
-    context = [
-        name
-        for name in ("source", "encoder", "features", "protocol", "split", "variant")
-        if len({getattr(line, name) for line in lines}) > 1 or (name == "protocol" and lines[0].optimistic)
-    ]
-    table.add_column("task")
-    table.add_column("head", no_wrap=True)
-    for name in context:
-        table.add_column(name)
-    table.add_column("metric", overflow="fold")
-    searched = ("trials",) if any(line.trials > 1 for line in lines) else ()
-    beside = ("parameters (KANbeFair)", "FLOPs (KANbeFair)") if any(line.kanbefair for line in lines) else ()
-    costs = ("parameters", "FLOPs", *beside, "fit s")
-    for name in ("mean ± std", "95% interval", "n", *searched, "majority", "- linear", *costs):
-        table.add_column(name, justify="right", no_wrap=name not in ("n", *beside))
-    linear = {line.place: line.mean for line in lines if line.head == "linear" and line.mean is not None}
-    previous = None
-    for line in lines:
-        if previous is not None and previous != line.place:
-            table.add_section()
-        previous = line.place
-        gain = line.mean - linear[previous] if line.mean is not None and previous in linear else None
-        # Text, not markup: names are the user's, and may hold square brackets.
-        cells = (
-            line.task,
-            line.head,
-            *("published (optimistic)" if value == "published" else value for value in _values(line, context)),
-            line.metric,
-            "all diverged" if line.mean is None else f"{line.mean:.4f} ± {_number(line.std)}",
-            "-" if line.low is None else f"{line.low:.4f} to {line.high:.4f}",
-            f"{line.n}" + (f" (+{line.diverged} diverged)" if line.diverged else ""),
-            *([f"{line.trials}"] if searched else []),
-            _number(line.majority),
-            "-" if gain is None or line.head == "linear" else f"{gain:+.4f}",
-            f"{line.parameters:,}",
-            f"{line.flops:,}",
-            *("-" if count is None else f"{count:,}" for count in line.kanbefair or ()),
-            f"{line.fit_seconds:.2f}",
-        )
-        table.add_row(*map(Text, cells))
-    return table
-
-
-def _values(line: Line, names: Sequence[str]) -> Iterator[str]:
-    return (getattr(line, name) for name in names)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def flat(heads: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:

@@ -5,7 +5,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from pipeline.sweep.packs import Pace, groups, head_work, is_out_of_memory, rele
 from pipeline.sweep.plan import PlannedHead
 from pipeline.sweep.progress import SweepProgress, sweep_progress
 from pipeline.sweep.results import SELECTION, Results
+from pipeline.versions import version
 
 if TYPE_CHECKING:
     import torch
