@@ -20,7 +20,7 @@ from torch import Tensor
 from pipeline.fit.data import FitData, fit_scaling
 from pipeline.fit.engine import Engine, Epoch
 from pipeline.fit.predict import FirstLayer
-from pipeline.fit.rivals import RIVALS, alone, stacked
+from pipeline.fit.rivals import RIVALS, alone, missing, stacked
 from pipeline.fit.train import choose_engine, train_pack
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import parameters
@@ -215,6 +215,9 @@ def rivals() -> None:
     """efficient-kan alone and under vmap, at batch 4, and packs beside them."""
     x = torch.randn(ROWS, 768, device=GPU)
     y = torch.randint(0, 2, (ROWS,), device=GPU)
+    if why := missing("efficient_kan", 768):
+        print(f"efficient-kan: {why}, not compared; python -m pip install --no-deps kan-gpt brings it")
+        return
     network = RIVALS["efficient_kan"]((768, 64, 2)).to(GPU)
 
     def timed(step, count: int) -> float:

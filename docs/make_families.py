@@ -50,8 +50,9 @@ packages' grids, starts and, for `effi_kan`, the separate scaler.
 ## What they cost
 
 One head of {inputs}-64-{outputs} with default options. FLOPs are of one row: forward, its matrix products alone (what a
-profiler counts), and in training (forward, loss, backward, and a row's share of AdamW at batch 64). How they are
-counted stands in [`cost.py`](../pipeline/heads/cost.py). The last two columns are KANbeFair's published formulas
+profiler counts), and in training (forward, loss, backward, and a row's share of AdamW at batch 64). Masks of
+`--dropout` and the penalties `--spline-l1` and `--spline-entropy` are not charged. How the rest is counted stands in
+[`cost.py`](../pipeline/heads/cost.py). The last two columns are KANbeFair's published formulas
 (arXiv 2407.16674), which charge an edge one parameter too many, an MLP's output layer an activation that it does not
 have, and every edge of a KAN the splines that its input needs only once
 ([`kanbefair.py`](../pipeline/heads/kanbefair.py)). `table --cost kanbefair` shows them for trained heads.

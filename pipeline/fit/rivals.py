@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional
 
+from pipeline.errors import ConfigError
+
 __all__ = ["RIVALS", "alone", "efficient_kan", "missing", "stacked"]
 
 GRID, ORDER = 5, 3
@@ -45,7 +47,13 @@ def efficient_kan() -> ModuleType | None:
 
 def _efficient_kan(widths: tuple[int, ...]) -> nn.Module:
     # Layer by layer: kan-gpt's `KAN` hands the grid's size on as the order.
-    layer = efficient_kan().KANLinear
+    module = efficient_kan()
+    if module is None:
+        raise ConfigError(
+            "efficient-kan: expected it, or its copy in kan-gpt, installed, found neither; python -m pip install "
+            "--no-deps kan-gpt"
+        )
+    layer = module.KANLinear
     return nn.Sequential(
         *(layer(before, after, grid_size=GRID, spline_order=ORDER) for before, after in pairwise(widths))
     )

@@ -24,8 +24,10 @@ differ: for each a score, four operations of the softmax (largest off, exp, sum,
 sum (2 an input); in training also the products with the gradients, and four of the softmax's, but not the scores that
 are computed again to save memory. Mean and max are taken once, when the data is read, and cost a head nothing.
 
-The original packages' own bookkeeping (masks, regularisers, Cox-de Boor in as many passes as the order) is not charged:
-a family is charged for its formula, computed once an input and not once an edge.
+**Not charged**, by us or to the original packages: dropout's masks (some operations a hidden unit and row), spline
+penalties (`--spline-l1`, `--spline-entropy`: some operations a spline weight and step, less than the optimiser's
+seventeen), refits of a grid, and Cox-de Boor in as many passes as the order where knots are even: a family is charged
+for its formula, computed once an input and not once an edge.
 """
 
 import math
