@@ -80,6 +80,7 @@ def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str
     from pipeline.api import sweep as run_sweep
     from pipeline.errors import DeviceError
     from pipeline.progress import say
+    from pipeline.sweep.run import describe_searches
 
     def tell(heads: int, stored: int) -> None:
         todo, count = heads - stored, f"{heads} head{'' if heads == 1 else 's'}"
@@ -89,6 +90,9 @@ def sweep(as_json: bool, spec: str | None, cache: str, results: str, device: str
     emit(done.document(), as_json)
     if not as_json:
         say(f"{done.trained} trained, {done.diverged} diverged, {done.seconds:.1f} s; results in {done.results}")
-        show(results, {"id": done.chosen})
+        for line in describe_searches(done.searches):
+            say(line)
+        if done.chosen:
+            show(results, {"id": done.chosen})
     if done.failures:
         raise DeviceError(f"{len(done.failures)} of {done.heads} heads not trained: {done.failures[0]}")

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, KanglueError
 from pipeline.fit import train
 from pipeline.sweep.ranges import Range, parse_range
 from pipeline.sweep.results import Results
+from pipeline.sweep.run import describe_searches
 from pipeline.sweep.spec import product_from, read_spec
 from tests.synthetic_caches import write_cache
 
@@ -201,3 +202,14 @@ def test_the_command_searches_and_shows_what_it_chose(root):
         result = CliRunner().invoke(fit_heads.main, ["sweep", *options, *wrong, *places])
         assert result.exit_code == 2
         assert "range such as" in result.stderr
+
+
+def test_what_a_search_chose_is_said_in_a_line():
+    found = {"task": "rte", "head": "mlp", "trials": 3, "epochs": 12, "metric": "accuracy", "score": 0.61234,
+             "space": {"lr": "1e-4:1e-2:log", "hidden": [[8], [16, 8]], "clip": "1:2"},
+             "best": {"lr": 0.00125178, "hidden": [16, 8], "clip": 1.5}}  # fmt: skip
+    assert describe_searches([found, found | {"best": None, "trials": 1}]) == [
+        "rte mlp: 3 trials, 12 epochs in all; chosen by accuracy 0.6123 on selection rows: lr 0.001252, hidden 16,8, "
+        "clip 1.5",
+        "rte mlp: 1 trial, 12 epochs in all; none can be chosen, since in each a head diverged or failed",
+    ]

@@ -18,7 +18,7 @@ from pipeline.sweep.work import Tally, heads_folder, train_heads
 if TYPE_CHECKING:
     from pipeline.sweep.search import Study
 
-__all__ = ["PlannedHead", "SweepResult", "heads_folder", "plan", "run_sweep"]
+__all__ = ["PlannedHead", "SweepResult", "describe_searches", "heads_folder", "plan", "run_sweep"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,27 @@ def run_sweep(
         searches=tuple(found),
         chosen=tuple(dict.fromkeys([*grid, *(head for document in found for head in document["heads"])])),
     )
+
+
+def describe_searches(searches: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each search (document of `SweepResult.searches`) tried and chose, a line each."""
+    lines = []
+    for one in searches:
+        trials = f"{one['trials']} trial{'s' * (one['trials'] != 1)}"
+        tried = f"{one['task']} {one['head']}: {trials}, {one['epochs']} epochs in all"
+        if one["best"] is None:
+            lines.append(f"{tried}; none can be chosen, since in each a head diverged or failed")
+            continue
+        values = ", ".join(
+            f"{name} {','.join(map(_brief, value)) if isinstance(value, list) else _brief(value)}"
+            for name, value in ((name, one["best"].get(name, "default")) for name in one["space"])
+        )
+        lines.append(f"{tried}; chosen by {one['metric']} {one['score']:.4f} on selection rows: {values or 'defaults'}")
+    return lines
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _tell_unused(products: Sequence[Product]) -> None:

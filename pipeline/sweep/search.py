@@ -220,7 +220,8 @@ class Study:
         if missed is not None:
             say(f"{self.name}: {self._unmatched - unmatched} draws left out: no width comes near the budget of --match")
         if self._exhausted and self._drawn < self.asked:
-            say(f"{self.name}: {self.asked} trials asked, but only {self._drawn} configurations found that differ")
+            differ = f"{self._drawn} configuration{'s' * (self._drawn != 1)}"
+            say(f"{self.name}: {self.asked} trials asked, but only {differ} found that differ; give lists or ranges")
             self._drawn = self.asked
         return found
 

@@ -154,7 +154,8 @@ def product_from(table: Mapping[str, Any], where: str) -> Product:
         given["seeds"] = parse_seeds(keys["seeds"])
     for name in ("task", "head"):
         if name not in given:
-            raise ConfigError(f"{where}: expected the key {name!r}, found {', '.join(table) or 'none'}")
+            wanted = f"--{name}, or a SPEC.toml with it" if where == "sweep" else f"the key {name!r}"
+            raise ConfigError(f"{where}: expected {wanted}, found {', '.join(table) or 'none'}")
     for name, kind in _SCALARS.items():
         value = keys.get(name)
         if value is None:
