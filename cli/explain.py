@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from cli.common import KanglueCommand, comma_separated, emit
-from cli.options import Numbers, cache_option, results_option
+from cli.options import Numbers, Widths, cache_option, results_option
 
 __all__ = ["explain", "refine"]
 
@@ -16,7 +16,7 @@ __all__ = ["explain", "refine"]
 @click.option("--task", metavar="T", help="Instead of HEAD: train pykan's network on this task first.")
 @click.option("--encoder", metavar="E", help="With --task: the cache's encoder.")
 @click.option("--features", metavar="F", help="With --task.  [reduced, or a toy's own]")
-@click.option("--hidden", type=Numbers(int, "W,.."), help="With --task: hidden widths.  [5]")
+@click.option("--hidden", type=Widths(int, "W,.."), help="With --task: hidden widths.  [5]")
 @click.option("--seed", type=int, default=0, show_default=True, help="With --task: the replicate.")
 @click.option("--library", callback=comma_separated, metavar="S,..", help="Symbols.  [x,x^2,x^3,exp,sin,tanh,...]")
 @click.option("--lamb", type=Numbers(float, "L,.."), help="Sparsity penalties to try.  [0.01,0.001]")

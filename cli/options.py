@@ -8,6 +8,7 @@ import click
 __all__ = [
     "Numbers",
     "Values",
+    "Widths",
     "cache_option",
     "device_option",
     "given",
@@ -57,6 +58,14 @@ class Numbers(Values):
         self.name = name
 
 
+class Widths(Numbers):
+    """Hidden widths; `none` is a single layer from features to outputs."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The list of widths."""
+        return [] if str(value).strip() == "none" else super().convert(value, param, ctx)
+
+
 def head_options(*, several: bool) -> Callable[[Any], Any]:
     """The options of a head; in a sweep (`several`) each takes a list, or is repeated where one value is a list."""
     integer, number = Values(int, several=several), Values(float, several=several)
@@ -70,8 +79,9 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
         click.option("--weight-decay", type=number, help="AdamW's weight decay.  [0.01]"),
         click.option("--clip", type=number, help="Largest norm of a head's gradient; inf for none.  [1.0]"),
         click.option(
-            "--hidden", type=Numbers(int, "W,.."), multiple=several,
-            help="Hidden widths, 64,32 for two layers" + ("; repeat for more." if several else ".") + "  [64, kan: 5]",
+            "--hidden", type=Widths(int, "W,.."), multiple=several,
+            help="Hidden widths, 64,32 for two layers, none for a single layer"
+            + ("; repeat for more." if several else ".") + "  [64, kan: 5]",
         ),
         click.option(
             "--activation", type=Values(str, several=several),

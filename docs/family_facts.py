@@ -71,7 +71,8 @@ FACTS: dict[str, Facts] = {
         "y = sum over g = 1..G of cos(g x) A_g + sin(g x) B_g + b",
         "2 * D * O * G + O",
         "4 * D * O * G + O + 3 * D * G",
-        "`--grid` is the number of frequencies. The basis has no range: it is periodic.",
+        "`--grid` is the number of frequencies. The basis has no range: it is periodic. `--hidden none` is "
+        "FR-KAN's head of one layer, from features to classes.",
     ),
     "cheby_kan": Facts(
         "y = sum over n = 0..k of T_n(tanh(x)) W_n",

@@ -297,3 +297,16 @@ def test_the_real_command_writes_json_and_nothing_else_to_standard_output(call, 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert "expected a results database, found nothing" in done.stderr
+
+
+def test_a_single_layer_from_features_to_classes(call):
+    """FR-KAN's classification head has no hidden layer."""
+    one = json.loads(
+        call(
+            "run", "rte", "--head", "fourier_kan", "--encoder", "tiny", "--hidden", "none", "--epochs", "2", "--json"
+        ).stdout
+    )
+    assert one["config"]["hidden"] == []
+    arguments = ("sweep", "--task", "rte", "--head", "fourier_kan", "--encoder", "tiny", "--epochs", "2", "--json")
+    both = json.loads(call(*arguments, "--hidden", "none", "--hidden", "4").stdout)
+    assert (both["heads"], both["skipped"]) == (2, 1)
