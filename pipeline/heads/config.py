@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from pipeline.errors import ConfigError
@@ -82,9 +82,10 @@ class HeadConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The options that count for this family, as plain JSON."""
+        # Not `asdict`, whose deep copies would be most of the time of a sweep that is stored already.
         plain = {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
+            for name, value in vars(self).items()
             if value is not None
         }
         return plain | ({"clip": "inf"} if math.isinf(self.clip) else {})  # JSON has no infinity

@@ -1,7 +1,8 @@
 """Which heads a sweep has: every distinct configuration of its products, each with its name and its cache."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from pipeline.sweep.caches import CacheRef, find_cache
 from pipeline.sweep.spec import Product
 
 __all__ = ["PlannedHead", "Trials", "count_trials", "plan", "planned", "shapes"]
+
+#: What tells trials apart: every option but seed and epochs.
+_SHAPE = attrgetter(*(field.name for field in fields(HeadConfig) if field.name not in ("seed", "epochs")))
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,6 @@ def count_trials(heads: Iterable[PlannedHead]) -> dict[str, Trials]:
     epochs: dict[str, int] = {}
     for head in heads:
         family = head.config.head
-        tried.setdefault(family, set()).add((head.cache.path, replace(head.config, seed=0, epochs=1)))
+        tried.setdefault(family, set()).add((head.cache.path, _SHAPE(head.config)))
         epochs[family] = epochs.get(family, 0) + head.config.epochs
     return {family: Trials(len(tried[family]), epochs[family]) for family in tried}
