@@ -320,6 +320,49 @@ def test_siamese_pairs_hold_each_sentence_alone(tiny, tmp_path):
         embed("mine", **(options | {"store": ["u"], "pairs": "joint"}))
 
 
+def test_siamese_sentences_of_a_split_are_encoded_once_and_an_interruption_changes_nothing(here, tiny, monkeypatch):
+    monkeypatch.setattr(session, "CPU_BLOCK_ROWS", 8)
+    texts = [f"text {'of some words ' * (n % 5)}{n}" for n in range(20)]
+    # Two splits; a split's later rows say again what earlier ones did, and its third block brings nothing new.
+    rows = [(texts[n % 9], texts[(n * n) % 9 if n < 24 else n % 20]) for n in range(40)] * 2
+    pairs = write_jsonl(
+        here / "p.jsonl",
+        [{"a": a, "b": b, "y": 0, "s": "train" if n < 40 else "test"} for n, (a, b) in enumerate(rows)],
+    )
+    options = {
+        "encoder": str(tiny("bert")), "data": str(pairs), "text_column": "a", "text_pair_column": "b",
+        "label_column": "y", "split_column": "s", "pairs": "siamese", "batch_tokens": 90,
+    }  # fmt: skip
+    whole = embed("mine", cache="whole", **options)
+    expected = encoders.plain(tiny("bert"), [(text, None) for pair in rows for text in pair], 64)
+    with open_cache(whole.files[0]) as cache:
+        for split, first in (("train", 0), ("test", 80)):
+            for side, name in enumerate("uv"):
+                wanted = expected["mean"][first + side : first + 80 : 2]
+                np.testing.assert_allclose(cache[split].read(name, 0, 40), wanted, rtol=0, atol=2e-5)
+    used = dict(zip([text for pair in rows for text in pair], map(len, expected["last_hidden"]), strict=True))
+    assert whole.tokens == 2 * sum(used.values())
+    from pipeline.encode import write
+
+    encode, calls = write.start_block, []
+    for stop in (2, 7):
+
+        def stopping(*args, stop=stop, **kwargs):
+            calls.append(1)
+            if len(calls) == stop + 1:
+                raise KeyboardInterrupt
+            return encode(*args, **kwargs)
+
+        monkeypatch.setattr(write, "start_block", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            embed("mine", cache="c", **options)
+    monkeypatch.setattr(write, "start_block", encode)
+    last = embed("mine", cache="c", **options)
+    assert last.rows == 80 - 6 * 8
+    assert arrays(last.files[0]) == arrays(whole.files[0])
+    assert not [path for path in Path("c").rglob("*") if path.suffix != ".h5" and path.is_file()]
+
+
 def test_who_finds_another_writer_loads_no_encoder(tiny, own, monkeypatch):
     options = {"encoder": str(tiny("bert")), "cache": "c", **own}
     path = Path(embed("mine", **options).files[0])

@@ -8,9 +8,10 @@ import pytest
 from pipeline.encode import spool
 from pipeline.encode.encoders import resolve
 from pipeline.encode.request import scan_task
+from pipeline.encode.siamese import sentences_of
 from pipeline.encode.spool import Reading
 from pipeline.encode.stream import TokenStream
-from pipeline.encode.tokens import load_tokeniser, sentences_of
+from pipeline.encode.tokens import load_tokeniser
 from pipeline.encode.workers import Workers
 from pipeline.errors import KanglueError, SourceError
 from pipeline.sources import Row, open_source

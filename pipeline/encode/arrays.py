@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.encode.siamese import Pairs
 from pipeline.encode.tokens import LONE_SURROGATE
 from pipeline.errors import CacheError
 from pipeline.sources import Row
@@ -19,27 +20,26 @@ __all__ = ["Columns", "columns_of", "fold", "joined_columns", "plain_arrays"]
 class Columns:
     """The columns of some rows as they are stored; `text_pair` is `None` where rows are single texts.
 
-    `label` is float64 [n]: a class, or a number. `places` is where the two sentences of each siamese pair are among the
-    rows that are encoded, int64 [n, 2].
+    `label` is float64 [n]: a class, or a number. `pairs` says of siamese pairs which sentences they are made of.
     """
 
     text: Texts
     text_pair: Texts | None
     label: np.ndarray
-    places: np.ndarray | None = None
+    pairs: Pairs | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
 
-def columns_of(rows: Sequence[Row], places: np.ndarray | None = None) -> Columns:
+def columns_of(rows: Sequence[Row], pairs: Pairs | None = None) -> Columns:
     """Rows as columns, texts as HDF5 can hold them: lone surrogates and zero characters become U+FFFD."""
-    pairs = [row.text_pair for row in rows]
+    seconds = [row.text_pair for row in rows]
     return Columns(
         _storable([row.text for row in rows]),
-        None if all(pair is None for pair in pairs) else _storable([pair or "" for pair in pairs]),
+        None if all(text is None for text in seconds) else _storable([text or "" for text in seconds]),
         np.array([row.label for row in rows], np.float64),
-        places,
+        pairs,
     )
 
 

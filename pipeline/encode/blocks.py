@@ -101,6 +101,8 @@ def start_block(
     """
     poolings = [name for name in POOLINGS if name in datasets or (name == default_feature and "reduced" in datasets)]
     tokens, order = block.given, block.order
+    if not len(order):
+        return Pending({name: np.empty((0, loaded.width), np.float32) for name in poolings if name in datasets}, None)
     parts: dict[str, list[Tensor]] = {name: [] for name in poolings}
     states = np.empty((len(tokens.ids), loaded.width), np.float16) if "last_hidden" in datasets else None
     try:

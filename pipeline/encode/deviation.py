@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.encode.blocks import sort_tokens, start_block
 from pipeline.encode.load import Loaded
 from pipeline.encode.request import TaskRequest
-from pipeline.encode.tokens import sentences_of
+from pipeline.encode.siamese import sentences_of
 
 __all__ = ["Deviation"]
 

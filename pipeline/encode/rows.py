@@ -67,7 +67,7 @@ class RowEncoder:
     def datasets(self, rows: Sequence[Row], names: Sequence[str], reduce_size: int) -> dict[str, np.ndarray]:
         """Datasets of rows under a cache's names: [rows, D], `reduced` [rows, reduce_size]."""
         from pipeline.encode.blocks import encode_block
-        from pipeline.encode.tokens import sentences_of
+        from pipeline.encode.siamese import sentences_of
 
         places = None
         if self._siamese:

@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
+
 from pipeline.encode.arrays import Columns, columns_of, joined_columns
+from pipeline.encode.siamese import Numbering, Pairs
 from pipeline.encode.spool import PIECE_ROWS, Reading, tokenise_piece
-from pipeline.encode.tokens import Tokeniser, Tokens, joined, sentences_of
+from pipeline.encode.tokens import Tokeniser, Tokens, joined
 from pipeline.encode.workers import Workers
 from pipeline.errors import SourceError
-from pipeline.sources import Source
+from pipeline.sources import Row, Source
 
 __all__ = ["TokenStream"]
 
@@ -33,7 +36,7 @@ class TokenStream:
     ) -> None:  # fmt: skip
         """`splits` maps the splits to their rows, in the order in which they will be asked for.
 
-        With `siamese` a block's tokens are those of its distinct sentences, as `sentences_of` gives them.
+        With `siamese` a block's tokens are those of the sentences that no row of its split before it has.
         """
         self._source, self._splits, self._tokeniser, self.block_rows = source, splits, tokeniser, block_rows
         # A block is made of whole pieces, and a siamese one is not the sum of its pieces.
@@ -101,10 +104,34 @@ class TokenStream:
 
     def _read(self, split: str, start: int) -> Iterator[tuple[Columns, Tokens]]:
         for name in self._from(split):
-            rows = itertools.islice(self._source.rows(name), start if name == split else 0, None)
-            while piece := list(itertools.islice(rows, self.block_rows)):
-                sentences, places = sentences_of(piece) if self._siamese else (piece, None)
-                yield columns_of(piece, places), self._tokeniser(sentences)
+            rows, begun = self._source.rows(name), start if name == split else 0
+            if self._siamese:
+                yield from self._pairs(rows, begun)
+                continue
+            for piece in self._pieces(itertools.islice(rows, begun, None)):
+                yield columns_of(piece), self._tokeniser(piece)
+
+    def _pieces(self, rows: Iterator[Row]) -> Iterator[list[Row]]:
+        while not self._stop.is_set() and (piece := list(itertools.islice(rows, self.block_rows))):
+            yield piece
+
+    def _pairs(self, rows: Iterator[Row], begun: int) -> Iterator[tuple[Columns, Tokens]]:
+        """Blocks of a split from row `begun` on; the rows before it are numbered and measured again."""
+        numbering, past = Numbering(), [np.empty((0, 2), np.int64)]
+
+        def number(piece: list[Row]) -> tuple[np.ndarray, Tokens]:
+            sentences, places = numbering.add(piece)
+            tokens = self._tokeniser(sentences)
+            numbering.measure(tokens.lengths)
+            return places, tokens
+
+        past += [number(piece)[0] for piece in self._pieces(itertools.islice(rows, begun))]
+        for piece in self._pieces(rows):
+            first = len(numbering)
+            places, tokens = number(piece)
+            pairs = Pairs(places, first, numbering.lengths(places), np.concatenate(past))
+            past = past[:1]
+            yield columns_of(piece, pairs), tokens
 
     def _from(self, split: str) -> list[str]:
         """This split and those behind it."""

@@ -14,7 +14,7 @@ from pipeline.encode.tokenizer_file import read_tokenizer
 from pipeline.errors import EncoderError
 from pipeline.sources.base import Row
 
-__all__ = ["Tokeniser", "Tokens", "encode", "inputs_of", "joined", "load_tokeniser", "sentences_of"]
+__all__ = ["Tokeniser", "Tokens", "encode", "inputs_of", "joined", "load_tokeniser"]
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -74,13 +74,6 @@ class Tokeniser:
 def inputs_of(rows: Sequence[Row]) -> list[str | tuple[str, str]]:
     """Rows as a tokenizer takes them."""
     return [row.text if row.text_pair is None else (row.text, row.text_pair) for row in rows]
-
-
-def sentences_of(rows: Sequence[Row]) -> tuple[list[Row], np.ndarray]:
-    """The distinct sentences of some pairs as rows, and where each pair has its two among them: int64 [N, 2]."""
-    places: dict[str, int] = {}
-    found = [[places.setdefault(text, len(places)) for text in (row.text, row.text_pair or "")] for row in rows]
-    return [Row(text, None, -1) for text in places], np.array(found, np.int64).reshape(-1, 2)
 
 
 def encode(backend: Any, inputs: list[str | tuple[str, str]], *, types: bool) -> Tokens:

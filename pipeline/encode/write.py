@@ -10,6 +10,7 @@ from pipeline.encode.arrays import Columns, plain_arrays
 from pipeline.encode.blocks import Pending, SortedTokens, sort_tokens, start_block
 from pipeline.encode.load import Loaded
 from pipeline.encode.request import TaskRequest
+from pipeline.encode.siamese import PairVectors
 from pipeline.encode.stream import TokenStream
 from pipeline.errors import CacheError
 from pipeline.progress import bar, say
@@ -68,17 +69,17 @@ def encode_blocks(
             for number, block in enumerate(blocks, start=1):
                 one = coming.result()
                 coming = ahead.submit(ready, blocks[number]) if number < len(blocks) else None
-                tokens, places = one.tokens.given, one.columns.places
+                tokens, pairs = one.tokens.given, one.columns.pairs
                 pending = start_block(
                     loaded,
                     one.tokens,
-                    block.datasets if places is None else (request.default_feature,),
+                    block.datasets if pairs is None else (request.default_feature,),
                     default_feature=request.default_feature,
                     reduce_size=reduce_size,
                     batch_tokens=budget,
                     advance=progress.advance,
                 )
-                lengths = tokens.lengths if places is None else tokens.lengths[places].sum(1)
+                lengths = tokens.lengths if pairs is None else pairs.lengths
                 arrays = plain_arrays(one.columns, lengths, block.start, request.source.task)
                 _hand(begun, _Begun(block, arrays, one.columns, pending), finished)
                 counts["rows"] += block.rows
@@ -108,19 +109,20 @@ def _hand(begun: "queue.Queue[_Begun | None]", one: _Begun, finished: Future[Non
 def _collect(writer: CacheWriter, begun: "queue.Queue[_Begun | None]", sentence_feature: str) -> None:
     """Write the blocks that come, and finish the file; `None` comes instead of a block where there will be no more."""
     try:
-        for block in writer.todo():
-            one = begun.get()
-            if one is None:
-                break
-            if one.block != block:
-                raise CacheError(f"{writer.path}: expected {block} to be encoded next, found {one.block}")
-            arrays = one.arrays | one.pending.arrays()
-            if one.columns.places is not None:
-                arrays["u"], arrays["v"] = (arrays[sentence_feature][one.columns.places[:, i]] for i in range(2))
-            # `length` goes with `last_hidden` even where it is stored already.
-            writer.write(block, {name: arrays[name] for name in (*block.datasets, "length")})
-        else:
-            writer.finish()
+        with PairVectors(writer) as vectors:
+            for block in writer.todo():
+                one = begun.get()
+                if one is None:
+                    break
+                if one.block != block:
+                    raise CacheError(f"{writer.path}: expected {block} to be encoded next, found {one.block}")
+                arrays = one.arrays | one.pending.arrays()
+                if one.columns.pairs is not None:
+                    arrays |= vectors.sides(block, one.columns.pairs, arrays[sentence_feature])
+                # `length` goes with `last_hidden` even where it is stored already.
+                writer.write(block, {name: arrays[name] for name in (*block.datasets, "length")})
+            else:
+                writer.finish()
     except BaseException:
         writer.__exit__(RuntimeError, None, None)
         raise

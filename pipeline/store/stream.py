@@ -183,18 +183,23 @@ class Stream:
         self.chunks.extend(state["chunks"])
         self.tail = np.frombuffer(tail, self.spec.numpy_dtype).reshape(-1, *self.spec.row)
 
+    def rows(self, file: Bytes) -> Iterator[np.ndarray]:
+        """All rows so far, in pieces; of texts, references to their bytes."""
+        spec = self.spec
+        whole = len(self.chunks) * spec.chunk
+        dataset = ChunkedDataset((whole, *spec.row), spec.dtype, spec.chunk, self.chunks, {})
+        step = max(1, _PIECE_BYTES // dataset.chunk_bytes) * spec.chunk
+        for start in range(0, whole, step):
+            yield read_rows(file, dataset, start, start + step)
+        yield self.tail
+
     def rehash(self, file: Bytes) -> None:
         """Bring the running checksum to where the stream is by reading its rows; `CacheError` if they are damaged."""
         if self.digest is not None:
             return
-        spec = self.spec
-        whole = len(self.chunks) * spec.chunk
-        dataset = ChunkedDataset((whole, *spec.row), spec.dtype, spec.chunk, self.chunks, {})
-        with as_cache_error(f"{file.path}: {spec.path}", "what was committed"):
-            step = max(1, _PIECE_BYTES // dataset.chunk_bytes) * spec.chunk
-            for start in range(0, whole, step):
-                self._rehash_rows(read_rows(file, dataset, start, start + step), file)
-            self._rehash_rows(self.tail, file)
+        with as_cache_error(f"{file.path}: {self.spec.path}", "what was committed"):
+            for rows in self.rows(file):
+                self._rehash_rows(rows, file)
             if self.done and self._sha.hexdigest() != self.so_far:
                 raise CacheError("found other rows")
 

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import CacheError
 from pipeline.store.blocks import block_rows, read_block
 from pipeline.store.commit import Committer
@@ -200,15 +202,12 @@ class CacheWriter:
                 stop = min(start + self.block_rows, group.rows)
                 block = Block(group.split, first + start, first + stop, group.datasets)
                 if group.copied:
-                    self._put(number, block, self._read_base(block))
+                    view = self._base[group.split]
+                    self._put(number, block, read_block(view, block.datasets, block.start, block.stop))
                     continue
                 yield block
                 if self._done[number] == start:
                     raise CacheError(f"{self.path}: expected {block} to be written before the next block is asked for")
-
-    def _read_base(self, block: Block) -> dict[str, Any]:
-        view = self._base[block.split]
-        return read_block(view, block.datasets, block.start, block.stop)
 
     def write(self, block: Block, arrays: Mapping[str, Any]) -> None:
         """Hand over a block: for each name of `block.datasets` an array [rows, ...], or `Texts`, or a list of texts.
@@ -217,13 +216,9 @@ class CacheWriter:
         even where `length` itself is stored already. Arrays must not be changed afterwards. Returns as soon as the
         block is queued; a block is safe when it has been committed, in the background.
         """
-        number = next((i for i, g in enumerate(self._groups) if g.split == block.split and not g.copied), None)
-        expected = self._first.get(block.split, 0) + (self._done[number] if number is not None else 0)
-        if (
-            number is None
-            or block.start != expected
-            or block.stop > expected - self._done[number] + self._groups[number].rows
-        ):
+        number, first = self._number(block.split), self._first.get(block.split, 0)
+        expected = first + (self._done[number] if number is not None else 0)
+        if number is None or block.start != expected or block.stop > first + self._groups[number].rows:
             raise CacheError(
                 f"{self.path}: expected the block of {block.split} that begins at row {expected}, found {block}"
             )
@@ -238,6 +233,14 @@ class CacheWriter:
         last = self._done[number] == group.rows
         handed = {path: (streams[path], values, last) for path, values in rows.items()}
         self._committer.put(handed, {"block": [number, self._done[number]], "split": group.split})
+
+    def _number(self, split: str) -> int | None:
+        return next((i for i, g in enumerate(self._groups) if g.split == split and not g.copied), None)
+
+    def committed(self, split: str, path: str) -> Iterator[np.ndarray]:
+        """Rows of a dataset that earlier runs wrote and left unfinished, in pieces; before `write` adds to them."""
+        with contextlib.closing(Bytes(self._work / "data.h5")) as file:
+            yield from self._streams[self._number(split)][path].rows(file)
 
     def finish(self) -> None:
         """Wait for the last block, write the index, give the file its name; nothing to do where nothing was asked."""
@@ -259,11 +262,8 @@ class CacheWriter:
 
     def _check_copies(self) -> None:
         for group, streams in zip(self._groups, self._streams, strict=True):
-            for path, stream in streams.items() if group.copied else ():
-                if (
-                    self._base is not None
-                    and self._base[group.split].datasets[path].attributes["sha256"] != stream.digest
-                ):
+            for path, stream in streams.items() if group.copied and self._base is not None else ():
+                if self._base[group.split].datasets[path].attributes["sha256"] != stream.digest:
                     raise CacheError(f"{self.path}: {group.split}/{path} is damaged; embed again with --force")
 
     def _drain(self) -> None:
