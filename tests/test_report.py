@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -286,6 +287,28 @@ def test_learned_functions_are_those_of_the_layer(tmp_path):
     for unit in range(2):
         edges = [curve for name, curve in zip(learned.names, learned.curves, strict=True) if name.endswith(f"→ {unit}")]
         np.testing.assert_allclose(np.sum(edges, 0), whole[:, unit] - whole[:, unit].mean(), atol=1e-5)
+
+
+def test_a_kans_functions_are_those_of_pykans_first_layer(tmp_path):
+    import pipeline
+    from pipeline.fit.kan_forward import expand, layer_of
+    from pipeline.report import activations
+    from tests.synthetic_caches import write_cache as write_features
+
+    write_features(tmp_path / "cache", rows={"train": 60, "validation": 40}, width=3)
+    results = tmp_path / "runs/results.sqlite"
+    done = pipeline.sweep(task=["rte"], head=["kan"], encoder="tiny", epochs=2, hidden=[[2]],
+                          cache=tmp_path / "cache", results=results, device="cpu")  # fmt: skip
+    learned = activations.learned_functions(tmp_path / "runs/heads" / done.ids[0], "rte")
+    assert sorted(learned.names) == [f"{i} → {o}" for i in range(3) for o in range(2)]
+    tensors = pipeline.load_head(done.ids[0], results=results).tensors
+    layer = layer_of(tensors, 0)
+    basis = expand(torch.from_numpy(learned.grid).repeat(3, 1), layer)
+    for name, curve in zip(learned.names, learned.curves, strict=True):
+        i, o = map(int, name.split(" → "))
+        expected = layer["scale_sp"][i, o] * (layer["coef"][i, o] @ basis[i, :-1])
+        expected = layer["mask"][i, o] * (expected + layer["scale_base"][i, o] * basis[i, -1])
+        np.testing.assert_allclose(curve, (expected - expected.mean()).numpy(), atol=1e-5)
 
 
 def test_a_hundred_heads_or_a_thousand_cost_about_the_same_page(tmp_path):

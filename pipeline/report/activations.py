@@ -1,5 +1,6 @@
 """The functions that a saved KAN head has learned, on its edges or units, for looking at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ import numpy as np
 
 from pipeline.errors import KanglueError
 from pipeline.heads.network import LayerSpec
+from pipeline.heads.pykan import PykanNetwork
 
 if TYPE_CHECKING:
     from pipeline.sweep.saved import SavedHead
@@ -41,6 +43,8 @@ def learned_functions(folder: Path, where: str) -> LearnedFunctions | str:
 
     try:
         head = load_head(folder)
+        if isinstance(head.network, PykanNetwork):
+            return _of_pykan(head, where)
         layer = next((i for i, one in enumerate(head.network.layers) if _learns(one)), None)
         if layer is None:
             return f"{head.config.head} has no learned functions."
@@ -51,6 +55,28 @@ def learned_functions(folder: Path, where: str) -> LearnedFunctions | str:
 
 def _learns(layer: LayerSpec) -> bool:
     return bool(layer.units) or max(layer.widths) > 1
+
+
+def _of_pykan(head: "SavedHead", where: str) -> LearnedFunctions:
+    """What each edge of a `kan`'s first layer adds, from the first inner knot of any input to the last."""
+    import torch
+
+    from pipeline.fit.kan_forward import edge_values
+
+    knots, order = head.tensors["layers.0.grid"], head.network.order
+    x = torch.linspace(knots[:, order].min().item(), knots[:, -order - 1].max().item(), POINTS)
+    ((_, edges), *_) = edge_values(head.tensors, x.unsqueeze(1).expand(-1, head.network.inputs))
+    names = [f"{before} → {after}" for before in range(edges.shape[0]) for after in range(edges.shape[1])]
+    return _strongest(head, where, x.numpy(), edges.flatten(0, 1).numpy(), names, "of the scaled feature")
+
+
+def _strongest(
+    head: "SavedHead", where: str, x: np.ndarray, curves: np.ndarray, names: Sequence[str], note: str
+) -> LearnedFunctions:
+    """Of curves [functions, points] those that vary most."""
+    order = np.argsort(-curves.std(1), kind="stable")[:SHOWN]
+    shown = curves[order] - curves[order].mean(1, keepdims=True)
+    return LearnedFunctions(head.config.head, head.id, where, x, tuple(names[at] for at in order), shown, note)
 
 
 def _of(head: "SavedHead", index: int, where: str) -> LearnedFunctions:
@@ -89,8 +115,5 @@ def _of(head: "SavedHead", index: int, where: str) -> LearnedFunctions:
                         continue
                     total = total + torch.einsum("pw,iwo->iop", EXPANSIONS[branch.basis](x, layer.grid), part)
             curves = total.flatten(0, 1).numpy()
-            names = None
-    order = np.argsort(-curves.std(1), kind="stable")[:SHOWN]
-    shown = curves[order] - curves[order].mean(1, keepdims=True)
-    labels = tuple(names[at] if names else f"{at // layer.outputs} → {at % layer.outputs}" for at in map(int, order))
-    return LearnedFunctions(head.config.head, head.id, where, x.numpy(), labels, shown, note)
+            names = [f"{before} → {after}" for before in range(total.shape[0]) for after in range(total.shape[1])]
+    return _strongest(head, where, x.numpy(), curves, names, note)

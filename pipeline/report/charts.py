@@ -51,17 +51,18 @@ def scores(place: Place) -> Frame:
     x = Scale.over([*values, *near], frame.left, frame.right)
     frame.x_axis(x, place.metric)
     outside: list[str] = []
+    same = None not in marks.values() and abs(place.majority - place.chance) < 0.01 * (x.high - x.low)
     for name, value in marks.items():
-        if value is None:
+        if value is None or (same and name == "chance"):
             continue
         if not x.low <= value <= x.high:
             outside.append(f"{name} {value:.3f}")
             continue
         frame.line(x(value), frame.top - 3, x(value), frame.bottom, f"base {name}")
-        left = x(value) > frame.right - 50 or (
-            name == "chance" and place.majority is not None and place.majority > value
-        )
-        frame.add(text(x(value) + (-3 if left else 3), frame.top - 6, name, "b", "end" if left else "start"))
+        # Of two lines, the left one has its name on the left.
+        left = x(value) > frame.right - 50 or any(other is not None and other > value for other in marks.values())
+        said = "chance, majority" if same else name
+        frame.add(text(x(value) + (-3 if left else 3), frame.top - 6, said, "b", "end" if left else "start"))
     if outside:
         alone = len(outside) == sum(value is not None for value in marks.values())
         frame.add(text(frame.left, frame.top - (6 if alone else 17), "off the scale: " + ", ".join(outside), "b"))
