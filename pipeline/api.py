@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, DeviceError, ResultsError
+from pipeline.progress import say
 from pipeline.sweep.costs import with_costs
 from pipeline.sweep.results import Results
 from pipeline.sweep.run import SweepResult, heads_folder, run_sweep
@@ -82,6 +83,7 @@ def fit(
         device=device,
         on_head=_log(log, results),
     )
+    _tell_nothing_logged(log, done)
     if done.failures:
         raise DeviceError(done.failures[0])
     with Results(results) as store:
@@ -109,9 +111,11 @@ def sweep(
     products: Sequence[Product] = (
         read_spec(Path(spec), options) if spec is not None else [product_from(options, "sweep")]
     )
-    return run_sweep(
+    done = run_sweep(
         products, cache=Path(cache), results=Path(results), device=device, on_plan=on_plan, on_head=_log(log, results)
     )
+    _tell_nothing_logged(log, done)
+    return done
 
 
 def _log(spec: str | None, results: str | Path) -> Any:
@@ -121,6 +125,11 @@ def _log(spec: str | None, results: str | Path) -> Any:
     from pipeline.log import open_log
 
     return open_log(spec, Path(results))
+
+
+def _tell_nothing_logged(spec: str | None, done: SweepResult) -> None:
+    if spec is not None and not done.trained:
+        say("--log: heads are logged as they are trained; none was trained now, so nothing was logged")
 
 
 def load_head(head: str | Path, *, results: str | Path = RESULTS) -> "SavedHead":
