@@ -43,16 +43,42 @@ def loss64(network, leaves, x, y):
 @pytest.mark.parametrize("rows", [4, 40])
 @pytest.mark.parametrize("head", [*FAMILIES, "effi_kan with scaler"])
 def test_gradients_equal_autograd_in_float64(head, rows):
-    """After one step from zero the first moment is a tenth of the gradient, whichever way that was formed."""
     head, _, scaler = head.partition(" with ")
-    engine, tensors, x, y = engine_of(head, rows=rows, spline_scaler=bool(scaler))
+    assert_gradients(head, rows=rows, spline_scaler=bool(scaler))
+
+
+def assert_gradients(head, **options):
+    """After one step from zero the first moment is a tenth of the gradient, whichever way that was formed."""
+    engine, tensors, x, y = engine_of(head, **options)
     leaves = {name: tensor.double().requires_grad_() for name, tensor in tensors.items()}
     expected = torch.autograd.grad(loss64(engine.network, leaves, x, y), list(leaves.values()))
-    engine.run(whole(rows, 0, 10))
+    engine.run(whole(len(x), 0, 10))
     norm = torch.stack([one.norm() for one in expected]).norm()
     for name, gradient in zip(leaves, expected, strict=True):
         found = engine._state[name]["first"][..., : gradient.shape[-1]].double() / (1 - np.float32(0.9).item())
         assert (found - gradient).norm() <= 1e-5 * norm, name
+
+
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        ("ensemble_kan", {"rows": 1, "hidden": [22]}),
+        ("ensemble_kan", {"rows": 9, "hidden": [22], "inputs": 1}),
+        ("ensemble_kan", {"rows": 17, "hidden": [22], "inputs": 7, "spline_scaler": True}),
+        ("ensemble_kan", {"rows": 129, "hidden": [37], "inputs": 33, "order": 2, "grid": 4}),
+        ("fast_kan", {"rows": 70, "hidden": [24, 40], "centres": 11}),
+        ("fast_kan", {"rows": 64, "hidden": [20], "centres": 3, "inputs": 49}),
+        ("faster_kan", {"rows": 33, "hidden": [18], "centres": 65}),
+        ("faster_kan", {"rows": 16, "hidden": [300], "centres": 7, "sharpness": 6.0}),
+        ("effi_kan", {"rows": 50, "hidden": [23], "layer_norm": True, "order": 5}),
+        ("effi_kan", {"rows": 50, "hidden": [18], "layer_norm": True, "order": 1, "base": "identity"}),
+        ("fourier_kan", {"rows": 65, "hidden": [20], "layer_norm": True, "grid": 3}),
+        ("cheby_kan", {"rows": 65, "hidden": [20], "layer_norm": True, "order": 5, "base": "silu"}),
+    ],
+)
+def test_gradients_of_odd_shapes_equal_autograd_in_float64(head, options):
+    """Rows, columns and functions that fill no vector, tiles of one input, and inputs far from the grid."""
+    assert_gradients(head, **options)
 
 
 @pytest.mark.parametrize("rows", [4, 40])

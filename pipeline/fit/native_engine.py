@@ -53,6 +53,7 @@ def _columns(network: NetworkSpec, outputs: int) -> int:
 
 
 def _buffers(layer: LayerSpec, rows: int, columns: int) -> dict[str, Tensor]:
+    whole = -(-rows // VECTOR) * VECTOR
     sizes = {
         "input": rows * row_stride(layer.inputs),
         "normal": rows * row_stride(layer.inputs),
@@ -62,6 +63,9 @@ def _buffers(layer: LayerSpec, rows: int, columns: int) -> dict[str, Tensor]:
         "output": rows * columns,
         "delta": rows * columns,
         "strip": TILE * columns,
+        "turned_input": whole * row_stride(layer.inputs),
+        "turned_normal": whole * row_stride(layer.inputs) if layer.normed else 0,
+        "turned": whole * 4 * columns,
         "values": (rows + 1) * layer.inputs * sum(layer.widths) if layer.units else 0,
     }
     return {name: torch.zeros(size) for name, size in sizes.items()}
@@ -94,8 +98,11 @@ class NativeEngine:
     def _workspace(self, rows: int) -> _Workspace:
         gradients = {name: torch.zeros(state["value"].shape[1:]) for name, state in self._state.items()}
         buffers = [_buffers(layer, rows, _columns(self.network, layer.outputs)) for layer in self.network.layers]
-        for chain in self.network.chains:
-            buffers[chain.start]["input"] = buffers[0]["input"]
+        for name in ("input", "normal", "turned_input", "turned_normal"):
+            firsts = [buffers[chain.start] for chain in self.network.chains]
+            widest = max((one[name] for one in firsts), key=Tensor.numel)
+            for one in firsts:  # stacks share their input, and its norm before scale and shift
+                one[name] = widest
         return _Workspace(gradients, buffers, torch.zeros(rows, dtype=torch.int64))
 
     def _head(self, index: int, space: _Workspace, source: FirstLayer) -> Head:

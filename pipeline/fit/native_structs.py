@@ -43,7 +43,7 @@ class Layer(ctypes.Structure):
             (name, _pointer)
             for name in (
                 "input", "normal", "deviation", "expansion", "expansion_gradient", "output", "delta", "strip",
-                "values",
+                "values", "turned_input", "turned_normal", "turned",
             )
         ),
     )  # fmt: skip

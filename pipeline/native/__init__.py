@@ -19,7 +19,8 @@ from pipeline.progress import say
 
 __all__ = ["library"]
 
-SOURCES = ("bases.c", "checksum.c", "expand.c", "products.c", "stream.c", "switch.c", "train.c", "weights.c")
+HEADERS = ("head.h", "vectors.h")
+SOURCES = ("bases.c", "checksum.c", "expand.c", "lanes.c", "products.c", "stream.c", "switch.c", "train.c", "weights.c")
 # Not -ffast-math: loading such a library switches denormal numbers off for the whole process.
 FLAGS = (
     "-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
@@ -52,7 +53,7 @@ def library() -> ctypes.CDLL | None:
         say("no C compiler (cc, gcc, clang) found: plain PyTorch and numpy do its work, several times slower")
         return None
     folder = files(__name__)
-    text = "".join((folder / name).read_text() for name in ("head.h", *SOURCES))
+    text = "".join((folder / name).read_text() for name in (*HEADERS, *SOURCES))
     name = hashlib.sha256("\0".join((text, *FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
     path = _cache_folder() / f"native-{name}.so"
     try:

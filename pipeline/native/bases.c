@@ -69,7 +69,7 @@ static float power(float x, int n)
 }
 
 /* Coefficients (-1)^i C(k+1, i) / k! of the folded closed form. */
-static void spline_terms(int order, float *term)
+void spline_terms(int order, float *term)
 {
     double factorial = 1, choose = 1;
     for (int i = 2; i <= order; i++)
@@ -216,19 +216,6 @@ static void series_backward(int basis, int count, int width, const float *value,
     }
 }
 
-static void pointwise(int basis, const float *x, int count, float *out)
-{
-    switch (basis) {
-    case IDENTITY: memcpy(out, x, sizeof(float) * count); break;
-    case RELU: for (int i = 0; i < count; i++) out[i] = at_least(x[i], 0); break;
-    case SQUARE_RELU: for (int i = 0; i < count; i++) out[i] = at_least(x[i], 0) * at_least(x[i], 0); break;
-    case GELU: for (int i = 0; i < count; i++) out[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.70710678f)); break;
-    case SILU: for (int i = 0; i < count; i++) out[i] = x[i] * sigmoid(x[i]); break;
-    case TANH: for (int i = 0; i < count; i++) out[i] = tanhf(x[i]); break;
-    case SIGMOID: for (int i = 0; i < count; i++) out[i] = sigmoid(x[i]); break;
-    }
-}
-
 static float slope_of(int basis, float x)
 {
     float s;
@@ -240,6 +227,22 @@ static float slope_of(int basis, float x)
     case SILU: s = sigmoid(x); return s * (1 + x * (1 - s));
     case TANH: s = tanhf(x); return 1 - s * s;
     default: s = sigmoid(x); return s * (1 - s);
+    }
+}
+
+/* A function of one input: out[count] and, unless it is NULL, slope[count]. */
+void pointwise(int basis, const float *x, int count, float *out, float *slope)
+{
+    for (int i = 0; i < count && slope; i++)
+        slope[i] = slope_of(basis, x[i]);
+    switch (basis) {
+    case IDENTITY: memcpy(out, x, sizeof(float) * count); break;
+    case RELU: for (int i = 0; i < count; i++) out[i] = at_least(x[i], 0); break;
+    case SQUARE_RELU: for (int i = 0; i < count; i++) out[i] = at_least(x[i], 0) * at_least(x[i], 0); break;
+    case GELU: for (int i = 0; i < count; i++) out[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.70710678f)); break;
+    case SILU: for (int i = 0; i < count; i++) out[i] = x[i] * sigmoid(x[i]); break;
+    case TANH: for (int i = 0; i < count; i++) out[i] = tanhf(x[i]); break;
+    case SIGMOID: for (int i = 0; i < count; i++) out[i] = sigmoid(x[i]); break;
     }
 }
 
@@ -262,7 +265,7 @@ void basis_values(const Layer *l, const Branch *b, const float *x, int count, fl
     else if (b->width > 1)
         series(b->basis, x, count, b->width, out);
     else
-        pointwise(b->basis, x, count, out);
+        pointwise(b->basis, x, count, out, 0);
 }
 
 void basis_backward(const Layer *l, const Branch *b, const float *x, int count, const float *value, const float *g,

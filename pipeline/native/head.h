@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "vectors.h"
+
 enum {
     IDENTITY, RELU, GELU, SILU, TANH, SIGMOID, B_SPLINE, RADIAL, SWITCH, SQUARE_RELU, POLYNOMIAL2, POLYNOMIAL3, POLYNOMIAL5,
     FOURIER, CHEBYSHEV
@@ -39,6 +41,7 @@ typedef struct {
     Tensor weight_, scaler_, bias_, norm_scale_, norm_shift_, unit_;
     /* Work space: [rows, ...] of the current minibatch, and `strip` [TILE, columns]. */
     float *input, *normal, *deviation, *expansion, *expansion_gradient, *output, *delta, *strip, *values;
+    float *turned_input, *turned_normal, *turned; /* with rows as lanes: stream.c */
 } Layer;
 
 /* Stacks of `depth` layers each, one after the other, all on the same input; their outputs are summed. */
@@ -50,40 +53,19 @@ typedef struct {
     const volatile int32_t *stop; /* set from outside: leave after this step */
 } Head;
 
-/* exp(x) to about one unit in the last place, in operations that every compiler turns into vectors (Cody and Waite's
-   reduction, then a polynomial); libm's is a call a number. Beyond the range of float it gives 0 or a huge number. */
-static inline float exponential(float x)
-{
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    const float n = __builtin_rintf(x * 1.44269504f);
-    const float r = x - n * 0.693145752f - n * 1.42860677e-6f;
-    const float p = 1 + r * (1 + r * (0.5f + r * (0.166666672f + r * (0.0416664667f + r * (0.00833374766f + r * 0.00138888648f)))));
-    const int32_t bits = ((int32_t)n + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
-}
-
 /* Rows of `input` and `normal` are an odd number of cache lines apart, for the same reason as those of expansions. */
 static inline int spaced(int inputs) { return ((inputs + 15) / 16 | 1) * 16; }
-
-/* The larger number, and `least` for NaN: fmaxf, but in place (compilers call libm for the sake of NaN). */
-static inline float at_least(float x, float least) { return x > least ? x : least; }
-
-/* Vectors are the compiler's own, so that the same source serves every instruction set. */
-#if defined(__AVX512F__)
-enum { LANES = 16 };
-#elif defined(__AVX__)
-enum { LANES = 8 };
-#else
-enum { LANES = 4 };
-#endif
-typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 /* bases.c: one basis over x [count] or, backward, what it adds to dx. */
 void basis_values(const Layer *layer, const Branch *branch, const float *x, int count, float *out);
 void basis_backward(const Layer *layer, const Branch *branch, const float *x, int count, const float *value,
                     const float *gradient, float *dx);
+
+void pointwise(int basis, const float *x, int count, float *out, float *slope);
+void spline_terms(int order, float *term);
+
+/* lanes.c: the same with rows side by side. */
+void basis_lanes(const Layer *layer, const Branch *branch, const float *z, int some, int rows, float *value, float *slope);
 
 /* dx[i] += factor * the sum of from[i, width]. */
 void add_sums(const float *from, int some, int width, float factor, float *dx);
@@ -103,12 +85,18 @@ void product_tile(const Layer *layer, const float *const *row, int rows, int fro
 void product(const Layer *layer, const float *const *row, int rows, float *out);
 void product_gradient(const float *const *row, int rows, int from, int to, const float *delta, int columns, float *out);
 void product_backward(const Layer *layer, int rows, float *out);
-void product_backward_tile(const Layer *layer, int start, int rows, int from, int wide, float *out);
+void lanes_forward(const float *const *weight, int wide, int outputs, const float *value, int rows, float *out);
+void lanes_backward(const float *const *weight, int wide, int outputs, const float *delta, int rows, float *out);
+void lanes_gradient(const float *value, int stride, int wide, const float *delta, const float *twice, int rows, int columns,
+                    int add, float *out);
+void turn(const float *from, int64_t stride, int wide, int count, float *to, int to_stride);
 
-/* stream.c, for the first layer of a stack: whether it is taken in tiles from its input, without `expansion`; its product
-   out[rows, columns]; and the way back: gradients of its norm, and where it is taken in tiles those of weights and scaler
-   too, whose squared norm is added to *total. The last returns 0 where it has done nothing. */
+/* stream.c, for the first layer of a stack: whether it is taken in tiles from its input, without `expansion`; its input on
+   its side, and its norm's, unless an earlier stack has done that for the minibatch; its product out[rows, columns]; and
+   the way back: gradients of its norm, and where it is taken in tiles those of weights and scaler too, whose squared norm
+   is added to *total. The last returns 0 where it has done nothing. */
 int streams(const Layer *layer, int rows);
+void prepare_inputs(const Layer *layer, int rows, int *input, int *normal);
 void stream(const Layer *layer, int rows, float *out);
 int stream_backward(const Layer *layer, int rows, double *total);
 

@@ -2,27 +2,12 @@
    of one input's functions differ by constant factors, so that an input takes one exponential. */
 #include <math.h>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "head.h"
 
 enum { FLAT = 256 };
 
 /* 2 a within the numbers from where on it is as good as infinite. */
 static inline float bounded(float x) { return x < -60 ? -60 : x > 60 ? 60 : x; }
-
-/* Hardware division is slow: a 14-bit approximation and a step of Newton's is as exact to a unit in the last place. */
-static inline vector inverse(vector x)
-{
-#if defined(__AVX512F__)
-    const vector r = (vector)_mm512_rcp14_ps((__m512)x);
-    return r * (2 - x * r);
-#else
-    return 1 / x;
-#endif
-}
 
 static inline __attribute__((always_inline)) void spread(const float *base, int some, int width, const float *factor, float *q)
 {

@@ -58,6 +58,7 @@ static int in_stream(const Head *h, int n, int rows)
 
 static void forward(Head *h, int rows)
 {
+    int turned = 0, turned_normal = 0;
     for (int n = 0; n < h->layers; n++) {
         Layer *l = &h->layer[n];
         const int streamed = in_stream(h, n, rows);
@@ -69,9 +70,10 @@ static void forward(Head *h, int rows)
                 own[r] = l->expansion + (int64_t)r * l->stride;
             row = own;
         }
-        if (streamed)
+        if (streamed) {
+            prepare_inputs(l, rows, &turned, &turned_normal);
             stream(l, rows, l->output);
-        else
+        } else
             product(l, row, rows, l->output);
         for (int r = 0; r < rows && l->bias; r++)
             for (int c = 0; c < l->columns; c++)

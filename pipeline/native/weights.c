@@ -168,7 +168,6 @@ double weight_gradient(const Layer *l, const float *const *row, int rows)
     for (int f = 0; f < l->features; f += STRIP) {
         const int to = l->features - f < STRIP ? l->features : f + STRIP;
         float *gradient = rows <= FEW_ROWS ? l->strip : l->weight_.gradient + (int64_t)f * l->columns;
-        memset(gradient, 0, sizeof(float) * (to - f) * l->columns);
         product_gradient(row, rows, f, to, l->delta, l->columns, gradient);
         total += strip_squares(l, f, to, gradient);
     }
@@ -183,7 +182,6 @@ void weight_update(const Layer *l, const float *const *row, int rows, Update u)
     for (int f = 0; f < l->features && rows <= FEW_ROWS; f += STRIP) {
         const int to = l->features - f < STRIP ? l->features : f + STRIP;
         const int64_t at = (int64_t)f * l->columns;
-        memset(l->strip, 0, sizeof(float) * (to - f) * l->columns);
         product_gradient(row, rows, f, to, l->delta, l->columns, l->strip);
         if (l->scaler)
             unscale(l, f, to, l->strip, 0);
