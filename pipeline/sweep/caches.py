@@ -74,9 +74,12 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
                 f"or make its cache in {root}: `python embed.py toy {task}` or `python embed.py import {task} FILE`",
             )
         flag = f" --encoder {encoder}" if encoder else ""
+        sample = root / "sample"
+        there = (sample / _folder(encoder or DEFAULT_ENCODER) / f"{task}.h5").is_file()
+        other = f"take the bundled sample's with --cache {sample}" if there else "name another folder with --cache"
         raise CacheError(
             f"{task}: expected the cache {places[-1]}, found none; run `python embed.py run {name}{flag}` (or `make "
-            "embed`), or name another folder with --cache"
+            f"embed`), or {other}"
         )
     with open_cache(path) as cache:
         attributes = cache.attributes
