@@ -19,6 +19,11 @@ def numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tu
         raise click.BadParameter(f"expected numbers with commas between them, found {value!r}") from None
 
 
+def encoders(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...] | None:
+    """A click callback: `a,b` becomes `("a", "b")`, unless that is a folder."""
+    return (value,) if Path(value).is_dir() else comma_separated(ctx, param, value)
+
+
 def options(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several options as one decorator, in the order in which help lists them."""
 
@@ -91,8 +96,9 @@ def main() -> None:
 @main.command(cls=RunCommand)
 @click.argument("tasks", nargs=-1, required=True, metavar="TASK...")
 @click.option(
-    "--encoder", default="bert-base-cased", show_default=True, metavar="NAME|FOLDER|HUB_ID", help="The encoder."
-)
+    "--encoder", default="bert-base-cased", show_default=True, metavar="NAME|FOLDER|HUB_ID", callback=encoders,
+    help="The encoder, or several with commas between them.",
+)  # fmt: skip
 @data_options
 @cache_option
 @content_options

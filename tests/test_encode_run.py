@@ -227,6 +227,22 @@ def test_tasks_share_a_run_and_the_sample_has_its_own_cache(tiny, capsys):
         assert cache.source == "sample"
 
 
+@pytest.mark.usefixtures("here")
+def test_several_encoders_in_one_call(tiny, capsys):
+    folders = [str(tiny("bert")), str(tiny("roberta")), str(tiny("bert"))]
+    options = {"data": "sample", "store": ["mean"], "limit": 20}
+    result = embed(["cola", "sst2"], encoder=folders, **options)
+    assert capsys.readouterr().err.count("loading ") == 2
+    assert len(result.files) == len(set(result.files)) == 4
+    for number, folder in enumerate(folders[:2]):
+        alone = embed(["cola", "sst2"], encoder=folder, cache="alone", **options)
+        for file, other in zip(result.files[2 * number :], alone.files, strict=False):
+            assert arrays(file) == arrays(other)
+    assert all(one.up_to_date for one in embed(["cola", "sst2"], encoder=folders, **options).details)
+    with pytest.raises(KanglueError, match=r"encoder '\./none'"):
+        embed("cola", encoder=[str(tiny("bert", hidden_size=32)), "./none"], **options)
+
+
 def test_auto_precision_is_that_of_the_file_that_is_there(tiny, own, monkeypatch, capsys):
     options = {"encoder": str(tiny("bert")), "cache": "c", "store": ["mean"], "limit": 8, **own}
     first = embed("mine", precision="bfloat16", **options)
@@ -242,6 +258,7 @@ def test_auto_precision_is_that_of_the_file_that_is_there(tiny, own, monkeypatch
         ({"split": ["dev"]}, UnknownNameError, "unknown split of mine 'dev': expected one of train, validation"),
         ({"store": ["pool"]}, UnknownNameError, "unknown dataset 'pool'"),
         ({"precision": "int8"}, ConfigError, "--precision: expected one of auto, float32"),
+        ({"encoder": ""}, ConfigError, "expected at least one encoder, found none"),
         ({"batch_tokens": 0}, ConfigError, "--batch-tokens: expected at least 1, found 0"),
         ({"max_length": 1000}, ConfigError, "--max-length: expected 4 to 64"),
         ({"data": "nowhere.csv"}, SourceError, "nowhere.csv"),
@@ -249,7 +266,7 @@ def test_auto_precision_is_that_of_the_file_that_is_there(tiny, own, monkeypatch
 )
 def test_wrong_requests_leave_nothing(tiny, own, here, options, error, message):
     with pytest.raises(error, match=message) as caught:
-        embed("mine", encoder=str(tiny("bert")), cache="c", **(own | options))
+        embed("mine", **({"encoder": str(tiny("bert")), "cache": "c"} | own | options))
     assert "\n" not in str(caught.value)
     assert not (here / "c").exists()
 

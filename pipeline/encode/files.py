@@ -58,8 +58,12 @@ def tensor_names(path: Path, asked: str) -> list[str]:
             if not 0 < length <= path.stat().st_size - 8:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(file.read(length))
+            tensors = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            rest, expected = path.stat().st_size - 8 - length, max(tensors, default=0)
+            if rest != expected:
+                raise ValueError(f"{rest} bytes of tensors where its header says {expected}")
         return [name for name in header if name != "__metadata__"]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EncoderError(
             f"encoder {asked!r}: expected a safetensors file in {path.name}, found {error}; get it again"
         ) from error

@@ -52,6 +52,7 @@ def load_model(encoder: Encoder) -> Any:
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
             )
     except Exception as error:
         cause = " ".join(str(error).split())[:200]

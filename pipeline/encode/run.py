@@ -35,7 +35,7 @@ class EmbedResult:
 def embed(
     tasks: Sequence[str] | str,
     *,
-    encoder: str = "bert-base-cased",
+    encoder: Sequence[str] | str = "bert-base-cased",
     data: str = "hub",
     split: Sequence[str] | str = (),
     cache: str | Path | None = None,
@@ -55,7 +55,7 @@ def embed(
     label_column: str | None = None,
     split_column: str | None = None,
 ) -> EmbedResult:
-    """Encode the splits of tasks into cache files, one a task; what is there already is not done again.
+    """Encode the splits of tasks into cache files, one a task and encoder; what is there already is not done again.
 
     The keywords are the options of `embed.py run`. `cache` is `cache`, or `cache/sample` for the bundled sample. Says
     on standard error what a person should know. Raises a `KanglueError`.
@@ -70,7 +70,6 @@ def embed(
     if not names:
         raise ConfigError("expected at least one task, found none; name some, such as mrpc")
     sources = [open_source(name, data, **columns) for name in names]
-    found = resolve(encoder)
     options = Options(
         max_length=max_length,
         store=None if store is None else _names(store),
@@ -79,12 +78,18 @@ def embed(
         layers=tuple(layers) if layers else None,
         limit=limit,
         text=text,
-    ).checked(found)
-    for note in found.notes:
-        say(note)
+    )
+    encoders = [resolve(name) for name in dict.fromkeys(_names(encoder)) if name]
+    if not encoders:
+        raise ConfigError("--encoder: expected at least one encoder, found none; name one, such as minilm")
+    asked = [(one, options.checked(one)) for one in encoders]
     where = Path(cache) if cache is not None else Path("cache/sample" if data == "sample" else "cache")
-    with Session(found, options, where, _names(split), device, precision, batch_tokens, force) as session:
-        details = session.run(sources)
+    details: tuple[FileResult, ...] = ()
+    for one, its_options in asked:
+        for note in one.notes:
+            say(note)
+        with Session(one, its_options, where, _names(split), device, precision, batch_tokens, force) as session:
+            details += session.run(sources)
     return EmbedResult(
         files=tuple(detail.file for detail in details),
         rows=sum(detail.rows for detail in details),
