@@ -19,9 +19,10 @@ from torch import Tensor
 
 from pipeline.fit.data import FitData, fit_scaling
 from pipeline.fit.engine import Engine, Epoch
+from pipeline.fit.engines import choose_engine
 from pipeline.fit.predict import FirstLayer
 from pipeline.fit.rivals import RIVALS, alone, missing, stacked
-from pipeline.fit.train import choose_engine, train_pack
+from pipeline.fit.train import train_pack
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import parameters
 from pipeline.heads.families import build_network
@@ -129,26 +130,40 @@ def gradient_error(head: str, batch: int, **options) -> float:
     return worst
 
 
-def optimiser_error(head: str, batch: int, **options) -> float:
-    """Weights after 100 steps against torch.optim.AdamW in float64, relative to how far they went."""
-    pack = Pack(head, batch=batch, heads=2, rows=100 * batch, distinct=True, lr=1e-3, **options)
-    epoch = pack.epoch(100 * batch, of=1)
-    pack.engine.run(epoch)
-    worst = 0.0
-    for one, config in enumerate(pack.configs):
-        own = {name: tensor[one : one + 1].double().requires_grad_() for name, tensor in pack.start.items()}
-        optimiser = torch.optim.AdamW(own.values(), lr=config.lr, weight_decay=config.weight_decay)
-        for step, rows in enumerate(epoch.order[one].to(GPU).split(batch)):
-            for group in optimiser.param_groups:
-                group["lr"] = config.lr * (1 - step / epoch.steps)
-            optimiser.zero_grad()
-            out = network_forward(pack.network, pack.x.to(GPU)[rows].double().unsqueeze(0), own)
-            torch.nn.functional.cross_entropy(out[0], pack.y[rows]).backward()
-            torch.nn.utils.clip_grad_norm_(own.values(), config.clip)
-            optimiser.step()
-        for name, tensor in own.items():
-            worst = max(worst, relative(pack.engine.tensors[name][one], tensor[0].detach()))
-    return worst
+def optimiser_error(head: str, batch: int, **options) -> tuple[float, float]:
+    """Weights after 100 steps against torch.optim.AdamW in float64, relative to the weights' norm: the worst tensor.
+
+    First with float64 gradients at the weights that the engine has before each step, so that the optimiser alone is
+    compared; then with a training of its own, whose weights may lead to other gradients.
+    """
+    worst = []
+    for follows in (True, False):
+        pack = Pack(head, batch=batch, heads=2, rows=100 * batch, distinct=True, lr=1e-3, **options)
+        order = pack.epoch(100 * batch, of=1).order.view(2, 100, batch)
+        own = [{name: tensor[one : one + 1].double().requires_grad_() for name, tensor in pack.start.items()}
+               for one in range(2)]  # fmt: skip
+        optimisers = [torch.optim.AdamW(one.values(), lr=pack.configs[0].lr, weight_decay=pack.configs[0].weight_decay)
+                      for one in own]  # fmt: skip
+        for step in range(100):
+            for one, optimiser in enumerate(optimisers):
+                at = own[one]
+                if follows:
+                    now = pack.engine.tensors
+                    at = {name: now[name][one : one + 1].double().requires_grad_() for name in at}
+                rows = order[one, step].to(GPU)
+                out = network_forward(pack.network, pack.x.to(GPU)[rows].double().unsqueeze(0), at)
+                torch.nn.functional.cross_entropy(out[0], pack.y[rows]).backward()
+                for name, tensor in at.items():
+                    own[one][name].grad = tensor.grad
+                torch.nn.utils.clip_grad_norm_(own[one].values(), pack.configs[0].clip)
+                for group in optimiser.param_groups:
+                    group["lr"] = pack.configs[0].lr * (1 - step / 100)
+                optimiser.step()
+                optimiser.zero_grad()
+            pack.engine.run(Epoch(order[:, step], torch.arange(2), batch, step, 100))
+        worst.append(max(relative(pack.engine.tensors[name][one], tensor[0].detach())
+                         for one in range(2) for name, tensor in own[one].items()))  # fmt: skip
+    return worst[0], worst[1]
 
 
 def alone_error(head: str, batch: int, heads: int = 512, **options) -> float:
@@ -168,12 +183,18 @@ def alone_error(head: str, batch: int, heads: int = 512, **options) -> float:
 
 def check(cases: Sequence[tuple[str, dict]]) -> None:
     """Correctness of every family's kernels."""
-    print("| family | batch | gradient, float64 autograd | 100 steps, torch.optim.AdamW | pack of 512 and alone |")
-    print("|---|---:|---:|---:|---:|")
+    print("| family | batch | gradient, float64 autograd | 100 steps of torch.optim.AdamW, same weights / own weights "
+          "| pack of 512 and alone | engine |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---|")
     for head, options in cases:
         for batch in (4, 64):
             try:
-                found = [f"{fn(head, batch, **options):.1e}" for fn in (gradient_error, optimiser_error, alone_error)]
+                pair = optimiser_error(head, batch, **options)
+                found = [
+                    f"{gradient_error(head, batch, **options):.1e}", f"{pair[0]:.1e} / {pair[1]:.1e}",
+                    f"{alone_error(head, batch, **options):.1e}",
+                    type(Pack(head, batch=batch, heads=1, **options).engine).__name__,
+                ]  # fmt: skip
             except RuntimeError as error:
                 found = [repr(error)[:200]]
             print(f"| `{head}` {options or ''} | {batch} | " + " | ".join(found) + " |", flush=True)
@@ -264,6 +285,7 @@ def recipe(heads: int = 512, protocol: str = "published") -> None:
 CASES = [
     ("effi_kan", {}), ("effi_kan", {"scaler": True}), ("mlp", {}), ("linear", {}), ("fast_kan", {}),
     ("faster_kan", {}), ("fourier_kan", {}), ("cheby_kan", {}), ("effi_kan", {"inputs": 8}),
+    ("mlp", {"hidden": (575,)}), ("bspline_mlp", {"hidden": (569,)}), ("ensemble_kan", {"hidden": (22,)}),
 ]  # fmt: skip
 BARS = [
     {"batch": 4}, {"batch": 64}, {"batch": 4, "scaler": True}, {"batch": 64, "scaler": True},
@@ -275,6 +297,9 @@ SMALL = [
 FAMILIES = [
     {"head": head, "batch": batch} for head in ("mlp", "linear", "fast_kan", "faster_kan", "fourier_kan", "cheby_kan")
     for batch in (4, 64)
+] + [
+    {"head": head, "batch": batch, "hidden": (hidden,)} for batch in (4, 64)
+    for head, hidden in (("mlp", 575), ("bspline_mlp", 569), ("ensemble_kan", 22), ("effi_kan", 192))
 ]  # fmt: skip
 
 

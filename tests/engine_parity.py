@@ -61,8 +61,13 @@ def difference(engine: type[Engine], case: dict, **options) -> dict[str, float]:
 
 if __name__ == "__main__":
     from pipeline.fit.gpu.engine import TritonEngine
+    from pipeline.fit.gpu.graphed import GraphedEngine
 
     torch.set_num_threads(1)
     np.seterr(all="ignore")
     cases = json.loads(sys.argv[1])
-    print(json.dumps([difference(TritonEngine, case, precision="ieee", **case.get("tuning", {})) for case in cases]))
+    found = [
+        difference(GraphedEngine, case) if case.get("graphed")
+        else difference(TritonEngine, case, precision="ieee", **case.get("tuning", {})) for case in cases
+    ]  # fmt: skip
+    print(json.dumps(found))

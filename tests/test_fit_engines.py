@@ -151,8 +151,18 @@ def test_gpu_tuning_names_what_does_not_fit():
             case("fourier_kan", batch_size=6, grid=2),
             case("cheby_kan", order=3),
         ],
+        [
+            one | {"graphed": True}
+            for one in (
+                case("mlp", activation="polynomial2", hidden=[4, 3], batch_size=2),
+                case("bspline_mlp", activation="gelu", layer_norm=True, hidden=[4], batch_size=2),
+                case("bspline_mlp", classes=0, hidden=[4], batch_size=2),
+                case("ensemble_kan", hidden=[3], centres=3, spline_scaler=True, batch_size=2),
+                case("fourier_kan", hidden=[4], grid=2, layer_norm=True, base="silu", clip=0.01, batch_size=2),
+            )
+        ],
     ],
-    ids=["effi_kan", "families"],
+    ids=["effi_kan", "families", "graphed"],
 )
 def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
     script = subprocess.run(
@@ -164,3 +174,17 @@ def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
         assert found["loss"] < 2e-6
         # Bias corrections of four digits, as 1 - exp(-0.001) has in float32, would show here.
         assert found["outputs"] < 5e-6
+
+
+@needs_triton
+def test_pieces_of_the_graphed_engine_equal_pytorch():
+    script = subprocess.run(
+        [sys.executable, "-m", "tests.gpu_pieces"],
+        cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert script.returncode == 0, script.stderr[-2000:]
+    found = json.loads(script.stdout)
+    assert max(found["products"]) < 5e-7
+    assert max(found["updates"]["errors"]) < 1e-5
+    assert found["updates"]["diverged_at"] == [-1, 60, -1]
+    assert found["updates"]["blocks"] > 1  # or a head's sum of squares would not be put together from blocks

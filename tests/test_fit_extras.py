@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional
 
 from pipeline.fit.engine import Epoch, PlainEngine
+from pipeline.fit.engines import choose_engine
 from pipeline.fit.extras import Dropout, SplinePenalty, spline_penalty
 from pipeline.fit.optimiser import PackedAdamW
 from pipeline.fit.predict import FirstLayer
 from pipeline.fit.step import TrainingStep
-from pipeline.fit.train import choose_engine
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear, network_forward
 from pipeline.heads.resolve import resolve

@@ -20,7 +20,8 @@ from pipeline.export.write import export
 from pipeline.fit import train
 from pipeline.fit.data import FitData, Scaling
 from pipeline.fit.engine import PlainEngine
-from pipeline.fit.train import choose_engine, train_pack
+from pipeline.fit.engines import choose_engine
+from pipeline.fit.train import train_pack
 from pipeline.heads.bases import b_spline, knot_spline
 from pipeline.heads.config import HeadConfig, identity
 from pipeline.heads.cost import forward_flops, parameters

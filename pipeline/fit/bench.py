@@ -13,9 +13,9 @@ import torch
 from pipeline.device import hardware, resolve_device
 from pipeline.fit.bench_document import Contestant, document, shape_name
 from pipeline.fit.engine import Epoch
+from pipeline.fit.engines import choose_engine
 from pipeline.fit.predict import FirstLayer
 from pipeline.fit.rivals import RIVALS, alone, missing, stacked
-from pipeline.fit.train import choose_engine
 from pipeline.heads.cost import parameters
 from pipeline.heads.families import build_network
 from pipeline.heads.resolve import resolve

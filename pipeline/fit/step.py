@@ -5,7 +5,8 @@ the expansions between them, which are small, are left to autograd. The first la
 where nothing trained stands in front of it, it is taken ready-made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from torch.nn import functional
 from pipeline.fit.extras import Dropout, SplinePenalty
 from pipeline.fit.optimiser import PackedAdamW
 from pipeline.heads.forward import expand, layer_tensors, linear, scaled_weight
-from pipeline.heads.network import NetworkSpec
+from pipeline.heads.network import LayerSpec, NetworkSpec
 
-__all__ = ["TrainingStep", "row_losses"]
+__all__ = ["Operations", "TrainingStep", "row_losses"]
 
 
 def row_losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -39,6 +40,26 @@ def _output_gradient(outputs: Tensor, targets: Tensor, weights: Tensor) -> Tenso
     return gradient * weights.unsqueeze(1)
 
 
+def _sum_rows(delta: Tensor, out: Tensor) -> Tensor:
+    return torch.sum(delta, 1, out=out)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What a step is made of; each as the function of this name in `pipeline.heads.forward`, or as PyTorch's.
+
+    `product` is `torch.bmm`, `sum_rows` the sum of [heads, rows, out] over the rows.
+    """
+
+    expand: Callable[[LayerSpec, Tensor, Mapping[str, Tensor]], Tensor] = expand
+    linear: Callable[[LayerSpec, Tensor, Mapping[str, Tensor]], Tensor] = linear
+    product: Callable[..., Tensor] = torch.bmm
+    sum_rows: Callable[..., Tensor] = _sum_rows
+
+
+PLAIN = Operations()
+
+
 class TrainingStep:
     """Forward, backward and update of all heads of a pack on one minibatch each."""
 
@@ -49,12 +70,15 @@ class TrainingStep:
         optimiser: PackedAdamW,
         dropout: Dropout | None = None,
         penalty: SplinePenalty | None = None,
+        *,
+        operations: Operations = PLAIN,
+        gradients: dict[str, Tensor] | None = None,
     ) -> None:
-        """`tensors` are [heads, ...] and change in place."""
+        """`tensors` are [heads, ...] and change in place; `gradients` are buffers like them, made here if not given."""
         self.network, self.tensors, self.optimiser = network, tensors, optimiser
-        self.dropout, self.penalty = dropout, penalty
+        self.dropout, self.penalty, self._do = dropout, penalty, operations
         self._layers = [layer_tensors(tensors, index) for index in range(len(network.layers))]
-        self._gradients = {name: torch.empty_like(tensors[name]) for name in network.shapes()}
+        self._gradients = gradients or {name: torch.empty_like(tensors[name]) for name in network.shapes()}
 
     def gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses [heads] and the gradient of every tensor (in buffers that the next call overwrites).
@@ -79,12 +103,12 @@ class TrainingStep:
                         inner = {name: tensors[name].detach().requires_grad_() for name in layer.inner}
                         below = y.detach().requires_grad_(index > chain.start or pool is not None)
                         kept = {name: tensors[name] for name in layer.buffers()}
-                        expansion = expand(layer, below, inner | kept)
+                        expansion = self._do.expand(layer, below, inner | kept)
                         if self.dropout is not None and index > chain.start:
                             expansion = expansion * self.dropout.mask(layer, y.shape[1])
                     leaves = (*([below] if below.requires_grad else []), *inner.values())
                 values = expansion.detach()
-                y = linear(layer, values, tensors)
+                y = self._do.linear(layer, values, tensors)
                 seen.append((leaves, expansion, values))
             total = y if total is None else total + y
         losses = (row_losses(total, targets) * weights).sum(1)
@@ -110,9 +134,9 @@ class TrainingStep:
         """
         layer, tensors = self.network.layers[index], self._layers[index]
         out = {name: self._gradients[f"layers.{index}.{name}"] for name in layer.shapes()}
-        torch.bmm(values.transpose(1, 2), delta, out=out["weight"])
+        self._do.product(values.transpose(1, 2), delta, out=out["weight"])
         if layer.bias:
-            torch.sum(delta, 1, out=out["bias"])
+            self._do.sum_rows(delta, out=out["bias"])
         if layer.scaler:
             weight = tensors["weight"]
             split, width = layer.inputs * layer.widths[0], layer.widths[0]
@@ -123,7 +147,7 @@ class TrainingStep:
         if not leaves:
             return None
         weight = scaled_weight(layer, tensors)
-        found = list(torch.autograd.grad(expansion, leaves, torch.bmm(delta, weight.transpose(1, 2))))
+        found = list(torch.autograd.grad(expansion, leaves, self._do.product(delta, weight.transpose(1, 2))))
         below = found.pop(0) if len(leaves) > len(layer.inner) else None
         for name, gradient in zip(layer.inner, found, strict=True):
             out[name].copy_(gradient)

@@ -1,7 +1,5 @@
 """Train one pack: all heads of one shape on one task, each with its own replicate, rates and best epoch."""
 
-import importlib.util
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +12,8 @@ from torch import Tensor
 
 from pipeline.fit.attention import TokenSource
 from pipeline.fit.data import FitData, replicate
-from pipeline.fit.engine import Engine, Epoch, PlainEngine
+from pipeline.fit.engine import Epoch
+from pipeline.fit.engines import choose_engine
 from pipeline.fit.predict import FirstLayer, first_layer, outputs, split_loss, split_metrics
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
@@ -54,19 +53,9 @@ class Outcome:
     diverged_at: int | None = None
 
 
-def choose_engine(network: NetworkSpec, config: HeadConfig, device: torch.device) -> type[Engine]:
-    """The fastest engine for a pack on a device; KANGLUE_ENGINE=plain asks for the one that runs everywhere."""
-    if os.environ.get("KANGLUE_ENGINE") == "plain" or network.pool is not None:
-        return PlainEngine
-    if device.type == "cpu":
-        from pipeline.fit.native_engine import NativeEngine, supports
-
-        return NativeEngine if supports(network, config) else PlainEngine
-    if device.type == "cuda" and importlib.util.find_spec("triton"):
-        from pipeline.fit.gpu.engine import TritonEngine, supports
-
-        return TritonEngine if supports(network, config) else PlainEngine
-    return PlainEngine
+def _own_tensors(tensors: Mapping[str, Tensor], head: int) -> dict[str, Tensor]:
+    """Copies on the CPU of one head's tensors."""
+    return {name: tensor[head].to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 @contextmanager
@@ -109,10 +98,13 @@ class _Pack:
         self.shape = configs[0]
         self.stages = stages(self.shape)
         self.network = build_network(replace(self.shape, grid=self.stages[0]), data.inputs, data.outputs)
-        self.targets = data.targets.to(device)
-        begun = starts(configs, self.network, device)
-        if first is not None:
-            begun = {name: tensor.to(device) for name, tensor in stack(list(first)).items()}
+        self.targets, self.first_knots = data.targets.to(device), None
+        with ThreadPoolExecutor(1) as ahead:
+            prepared, draws = ahead.submit(self._prepare), None if first is None else stack(list(first))
+            begun = (
+                starts(configs, self.network, device) if draws is None else {n: t.to(device) for n, t in draws.items()}
+            )
+            prepared.result()
         begun = start_knots(self.network, len(configs), device) | begun
         if self.shape.update_grid:
             self._update_grid(begun, torch.ones(len(configs), dtype=torch.bool))
@@ -125,6 +117,12 @@ class _Pack:
         self._next: Future[Tensor] | None = None
         self.steps = -(-len(self.replicates[0].train) // self.shape.batch_size)
         self.curves: list[list[tuple[float, float, float]]] = [[] for _ in configs]
+
+    def _prepare(self) -> None:
+        """What an engine can do while heads are drawn."""
+        kind = choose_engine(self.network, self.shape, self.device)
+        if hasattr(kind, "prepare"):
+            kind.prepare(self.network, self.configs, self._source("train"), self.targets)
 
     def _begin(self, tensors: dict[str, Tensor]) -> None:
         """An engine, rows and a best epoch for the network as it is now, from these tensors."""
@@ -229,8 +227,10 @@ class _Pack:
             if data.task.labels is None:
                 values = values * mean_spread[1] + mean_spread[0]
             by_split[split] = (metrics, values.cpu().numpy())
+        with ThreadPoolExecutor(torch.get_num_threads()) as workers:
+            # One copy a head: a view would keep the whole pack's tensors.
+            tensors = list(workers.map(lambda head: _own_tensors(self.best.tensors, head), range(len(self.configs))))
         diverged = self.engine.diverged_at.tolist()
-        tensors = {name: tensor.cpu() for name, tensor in self.best.tensors.items()}
         done = []
         for head, config in enumerate(self.configs):
             failed = diverged[head] >= 0
@@ -244,7 +244,7 @@ class _Pack:
                     metrics={} if failed else metrics,
                     outputs={} if failed else {split: values[head] for split, (_, values) in by_split.items()},
                     curve=self.curves[head],
-                    tensors={name: tensor[head].clone() for name, tensor in tensors.items()},
+                    tensors=tensors[head],
                     parameters=parameters(self.network),
                     flops=forward_flops(self.network),
                     fit_seconds=seconds / len(self.configs),

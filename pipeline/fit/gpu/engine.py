@@ -3,9 +3,12 @@
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from pipeline.fit.engine import Epoch, head_vectors
@@ -55,6 +58,12 @@ def products_of_rows(layer: LayerSpec, features: Tensor) -> Tensor:
         phi = expand(replace(layer, inputs=part.shape[1]), part)
         table.addmm_(phi, phi.T)
     return table
+
+
+def _make_ready(kernel: Any) -> None:
+    """Wait until a kernel is compiled, then compile what launches it."""
+    compiled = kernel.result() if hasattr(kernel, "result") else kernel
+    _ = compiled.run
 
 
 class TritonEngine:
@@ -135,8 +144,39 @@ class TritonEngine:
             expansion = expand(first, x) if source.ready is None else source.ready.contiguous()
         return Rows(x, normed, targets, table, expansion)
 
+    @classmethod
+    def prepare(
+        cls, network: NetworkSpec, configs: Sequence[HeadConfig], source: FirstLayer, targets: Tensor
+    ) -> None:  # fmt: skip
+        """Compile the kernels side by side, for a pack of any size like this, while its heads are not drawn yet.
+
+        One after another, and each one's launcher behind it, they take as long as some epochs.
+        """
+        device = targets.device
+        blank = {name: torch.zeros(2, *shape, device=device) for name, shape in network.shapes().items()}
+        two = [configs[0]] * 2
+        order = torch.zeros(1, 2, dtype=torch.int64)
+        with torch.cuda.device(device), ThreadPoolExecutor() as workers:
+            engine = cls(network, blank, two, source, targets)
+            engine._begin(Epoch(order, torch.zeros(2, dtype=torch.int64), configs[0].batch_size, 0, 1))
+            with triton.AsyncCompileMode(workers):
+                asked = [kernel for part in engine.parts for kernel in part.compile()]
+                ready = [workers.submit(_make_ready, kernel) for kernel in asked]
+            for one in ready:
+                one.result()
+
     def run(self, epoch: Epoch) -> Tensor:
         """Train one epoch; returns the mean loss of every head [heads]."""
+        self._begin(epoch)
+        with self._streams() as streams:
+            for number in range(self.parts[0].launches(epoch.steps)):
+                for part, stream in zip(self.parts, streams, strict=True):
+                    with stream:
+                        part.launch(number)
+        return self._total / epoch.rows
+
+    def _begin(self, epoch: Epoch) -> None:
+        """Rows and numbers of the epoch to where the parts look for them."""
         shape = (len(epoch.order), (epoch.steps + 1) * self.batch)
         if self._order is None or len(self._order) != shape[0] or self._order.shape[1] < shape[1]:
             self._order = torch.zeros(shape, dtype=torch.int32, device=self.device)
@@ -145,12 +185,6 @@ class TritonEngine:
         replicate_of = epoch.replicate_of.to(self.device, torch.int32)
         for part, own in zip(self.parts, self.slices, strict=True):
             part.begin(epoch, self._order, replicate_of[own])
-        with self._streams() as streams:
-            for number in range(self.parts[0].launches(epoch.steps)):
-                for part, stream in zip(self.parts, streams, strict=True):
-                    with stream:
-                        part.launch(number)
-        return self._total / epoch.rows
 
     @contextlib.contextmanager
     def _streams(self) -> Iterator[list[contextlib.AbstractContextManager]]:

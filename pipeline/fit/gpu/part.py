@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime import JITFunction
 
 from pipeline.fit.engine import Epoch
 from pipeline.fit.gpu.bases import KINDS
@@ -50,6 +52,10 @@ def grid_numbers(layer: LayerSpec) -> tuple[float, float, float]:
     return grid.low, parts / (grid.high - grid.low), grid.sharpness
 
 
+def _launch(kernel: JITFunction, grid: tuple[int, ...], *arguments: object, **options: object) -> None:
+    kernel[grid](*arguments, **options)
+
+
 class Part:
     """Steps of some heads: loss and small tensors, then the first layer's update and next forward in one pass.
 
@@ -72,6 +78,7 @@ class Part:
         #: Steps before this epoch, of all epochs and of this one, and rows of its last minibatch.
         self.span = torch.zeros(4, dtype=torch.int32, device=device)
         self.order: Tensor | None = None
+        self._start = _launch
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda":
             self.stream, self._urgent = torch.cuda.Stream(device), torch.cuda.Stream(device, priority=-1)
@@ -104,10 +111,26 @@ class Part:
         self.span.copy_(torch.tensor(span, dtype=torch.int32))
         self.total.zero_()
 
+    def compile(self) -> list[Any]:
+        """Ask for the kernels of all launches; after `begin`. In `triton.AsyncCompileMode` they may not be ready."""
+        asked = []
+        self._start = lambda kernel, grid, *arguments, **options: asked.append(
+            kernel.warmup(*arguments, grid=grid, **options)
+        )
+        for update in (True, False):
+            self._first(update=update)
+        self._loss()
+        if self.passes:
+            self._norm()
+            self._clip()
+        self._start = _launch
+        return asked
+
     def _first(self, *, update: bool) -> None:
         first, weight, tuning = self.network.layers[0], self.tensors["layers.0.weight"], self.tuning
         scaler = self.tensors.get("layers.0.scaler", weight)
-        update_and_forward[(self.heads, tuning.splits)](
+        self._start(
+            update_and_forward, (self.heads, tuning.splits),
             weight, *self.moments["layers.0.weight"], scaler,
             *self.moments.get("layers.0.scaler", self.moments["layers.0.weight"]), self.own, self.rows.features,
             self.rows.normed, self._affine(0), self.before, self.order, self.replicate_of, self.delta, self.scalar,
@@ -125,7 +148,8 @@ class Part:
     def _norm(self) -> None:
         first, tuning = self.network.layers[0], self.tuning
         weight = self.tensors["layers.0.weight"]
-        gradient_norm[(self.heads, tuning.splits)](
+        self._start(
+            gradient_norm, (self.heads, tuning.splits),
             weight, self.tensors.get("layers.0.scaler", weight), self.own, self.rows.features, self.rows.normed,
             self._affine(0), self._affine(3), self.before, self.order, self.replicate_of, self.delta, self.more,
             self.turn, self.order.shape[1], self.small.shape[2], *grid_numbers(first), INPUTS=first.inputs,
@@ -139,7 +163,8 @@ class Part:
         deep = len(self.network.layers) == 2
         classes = max(2 if self.padded < 16 else 16, triton.next_power_of_2(last.outputs))
         numbers = self.small.shape[2]
-        loss_and_gradients[(self.heads,)](
+        self._start(
+            loss_and_gradients, (self.heads,),
             self.output, self.gram if rows.table is None else rows.table, *self.small, self.delta, self.norm, self.loss,
             self.total, rows.targets, self.order, self.replicate_of, self.diverged_at, self.scalar, *self.vectors,
             self.turn, self.span, self.order.shape[1], len(rows.targets), *grid_numbers(last),
@@ -156,7 +181,8 @@ class Part:
 
     def _clip(self) -> None:
         numbers, splits = self.padded * self.out_pad, self.tuning.splits
-        clip_and_update[(self.heads,)](
+        self._start(
+            clip_and_update, (self.heads,),
             *self.small, self.delta, self.norm, self.more, self.loss, self.diverged_at, self.scalar, *self.vectors,
             self.turn, self.span, SMALL=self.small.shape[2], SMALL_PAD=triton.next_power_of_2(self.small.shape[2]),
             DELTA=numbers, DELTA_PAD=triton.next_power_of_2(numbers), SPLITS=splits,
