@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from pipeline.encode.arrays import fold
+from pipeline.encode.cores import side_by_side
 from pipeline.encode.load import Loaded
-from pipeline.encode.poolings import POOLINGS, Hidden
+from pipeline.encode.poolings import POOLINGS
 from pipeline.encode.tokens import Tokens
 from pipeline.errors import DeviceError
 
@@ -25,6 +26,8 @@ __all__ = [
 
 #: Tokens of a batch on a CPU: measured in `benchmarks/`, large enough for full speed, small enough for the cache.
 CPU_BATCH_TOKENS = 4096
+#: Batches of a block on a CPU, where these have so many tokens each: cores take them in turn.
+CPU_BATCHES, LEAST_TOKENS = 16, 1024
 GPU_BATCH_TOKENS = 131072
 
 
@@ -43,10 +46,6 @@ def batches(lengths: np.ndarray, budget: int, *, padded: bool) -> Iterator[tuple
     With `padded` every row counts as long as the longest of its batch.
     """
     start = 0
-    if not padded and len(lengths):
-        # Batches of about one size: a small last one would leave a GPU half idle.
-        total = int(lengths.sum())
-        budget = min(budget, -(-total // -(-total // budget)) + int(lengths[0]))
     while start < len(lengths):
         if padded:
             count = budget // int(lengths[start])
@@ -55,6 +54,21 @@ def batches(lengths: np.ndarray, budget: int, *, padded: bool) -> Iterator[tuple
         stop = min(start + max(1, count), len(lengths))
         yield start, stop
         start = stop
+
+
+def even_budget(lengths: np.ndarray, budget: int, device: torch.device) -> int:
+    """A budget of at most `budget` tokens that cuts unpadded rows into batches of about one size.
+
+    A small last one would leave a GPU half idle, or one core of a CPU, where batches are also as many as a power of
+    two, so that cores have equally many. It depends on the rows alone, as the vectors' last bits depend on it.
+    """
+    total = int(lengths.sum())
+    count = -(-total // budget)
+    if device.type == "cpu":
+        count = 1 << (count - 1).bit_length()
+        while count < CPU_BATCHES and total >= 2 * count * LEAST_TOKENS:
+            count *= 2
+    return min(budget, -(-total // count) + int(lengths.max()))
 
 
 class Pending:
@@ -107,13 +121,11 @@ def start_block(
     states = np.empty((len(tokens.ids), loaded.width), np.float16) if "last_hidden" in datasets else None
     try:
         with torch.inference_mode():
-            for rows, hidden in _forward(loaded, block, batch_tokens):
-                for name in poolings:
-                    parts[name].append(POOLINGS[name](hidden))
-                if states is not None:
-                    states[tokens.places(order[rows])] = hidden.last.half().cpu().numpy()
+            for rows, pooled in _pooled(loaded, block, poolings, states, batch_tokens):
+                for name, part in pooled.items():
+                    parts[name].append(part)
                 if advance:
-                    advance(rows.stop - rows.start)
+                    advance(rows)
             back = _to(loaded.device, np.argsort(order))
             whole = {name: torch.cat(part)[back] for name, part in parts.items()}
             if "reduced" in datasets:
@@ -142,12 +154,27 @@ def encode_block(
     ).arrays()
 
 
-def _forward(loaded: Loaded, block: SortedTokens, batch_tokens: int) -> Iterator[tuple[slice, Hidden]]:
+def _pooled(
+    loaded: Loaded, block: SortedTokens, poolings: Sequence[str], states: np.ndarray | None, batch_tokens: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Rows and poolings of each batch in turn; tokens' last hidden states go to their places in `states`."""
     ids, types = (part.to(loaded.device, non_blocking=True) for part in (block.ids, block.types))
     lengths, offsets = block.tokens.lengths, block.tokens.offsets
-    for start, stop in batches(lengths, batch_tokens, padded=loaded.forward.path == "padded"):
+
+    def encode(batch: tuple[int, int]) -> tuple[int, dict[str, Tensor]]:
+        start, stop = batch
         part = slice(int(offsets[start]), int(offsets[stop]))
-        yield slice(start, stop), loaded.forward(ids[part], types[part], lengths[start:stop].tolist())
+        with torch.inference_mode():
+            hidden = loaded.forward(ids[part], types[part], lengths[start:stop].tolist())
+            if states is not None:
+                states[block.given.places(block.order[start:stop])] = hidden.last.half().cpu().numpy()
+            return stop - start, {name: POOLINGS[name](hidden) for name in poolings}
+
+    padded = loaded.forward.path == "padded"
+    if not padded and len(lengths):
+        batch_tokens = even_budget(lengths, batch_tokens, loaded.device)
+    cut = list(batches(lengths, batch_tokens, padded=padded))
+    yield from side_by_side(encode, cut) if loaded.device.type == "cpu" and not padded else map(encode, cut)
 
 
 def _to(device: torch.device, array: np.ndarray) -> Tensor:

@@ -5,6 +5,7 @@ mask (rows come sorted by length, so there are few such groups); on CUDA in half
 variable-length attention. Nothing is computed for padding because there is none.
 """
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -31,7 +32,7 @@ class PackedEncoder:
         self._heads = weights.heads
         self._activate = ACTIVATIONS[weights.activation]
         self._wanted = layers or (len(weights.layers),)
-        self._buffers: dict[str, Tensor] = {}
+        self._local = threading.local()
         self._varlen = self._variable_length() if weights.words.is_cuda else None
 
     def __call__(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Hidden:
@@ -55,17 +56,21 @@ class PackedEncoder:
         return functional.embedding(ids, self._weights.words)
 
     def _embed(self, ids: Tensor, types: Tensor, lengths: list[int], bounds: Tensor) -> Tensor:  # noqa: ARG002
-        sizes = torch.tensor(lengths)
-        starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-        positions = (torch.arange(len(starts)) - starts).to(ids.device)
         weights = self._weights
-        if weights.pad is not None:
-            positions = self._offset_positions(ids, positions, starts.to(ids.device), weights.pad)
         hidden = weights.words[ids]
-        hidden += weights.positions[positions]
+        hidden += weights.positions[self._place(ids, lengths)]
         if weights.types is not None:
             hidden += weights.types[types]
         return weights.norm(hidden)
+
+    def _place(self, ids: Tensor, lengths: list[int]) -> Tensor:
+        """Each token's position in its row, as the model counts them: int64 [T]."""
+        sizes = torch.tensor(lengths)
+        starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        positions = (torch.arange(len(starts)) - starts).to(ids.device)
+        if self._weights.pad is not None:
+            positions = self._offset_positions(ids, positions, starts.to(ids.device), self._weights.pad)
+        return positions
 
     @staticmethod
     def _offset_positions(ids: Tensor, positions: Tensor, starts: Tensor, pad: int) -> Tensor:
@@ -123,12 +128,13 @@ class PackedEncoder:
         return grouped
 
     def _buffer(self, name: str, like: Tensor, width: int) -> Tensor:
-        """Memory that the next layer and the next batch use again: [T, width], contents undefined."""
+        """Memory that this thread's next layer and next batch use again: [T, width], contents undefined."""
+        buffers = self._local.__dict__
         size = like.shape[0] * width
-        buffer = self._buffers.pop(name, None)
+        buffer = buffers.pop(name, None)
         if buffer is None or buffer.numel() < size:
             # The old one goes first, and a little more is taken than needed: batches are of about one size.
             buffer = None
             buffer = like.new_empty(size + size // 16)
-        self._buffers[name] = buffer
+        buffers[name] = buffer
         return buffer[:size].view(like.shape[0], width)

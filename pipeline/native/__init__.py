@@ -20,7 +20,10 @@ from pipeline.progress import say
 __all__ = ["library"]
 
 HEADERS = ("head.h", "vectors.h")
-SOURCES = ("bases.c", "checksum.c", "expand.c", "lanes.c", "products.c", "stream.c", "switch.c", "train.c", "weights.c")
+SOURCES = (
+    "bases.c", "checksum.c", "encoder.c", "expand.c", "lanes.c", "products.c", "stream.c", "switch.c", "train.c",
+    "weights.c",
+)  # fmt: skip
 # Not -ffast-math: loading such a library switches denormal numbers off for the whole process.
 FLAGS = (
     "-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
