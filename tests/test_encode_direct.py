@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, DistilBertTokenizer, RobertaTokenizer
 
+from pipeline.encode import tokens
 from pipeline.encode.blocks import encode_block
 from pipeline.encode.checkpoint import read_weights
 from pipeline.encode.encoders import resolve
@@ -96,6 +97,24 @@ def test_tokenizers_of_known_classes_need_no_transformers(tmp_path, make):
     folder = make(tmp_path)
     assert read_tokenizer(folder) is not None
     assert_same_tokens(folder)
+
+
+@pytest.mark.parametrize("make", FOLDERS.values(), ids=FOLDERS)
+def test_a_long_text_is_cut_where_it_leaves_no_trace(tmp_path, monkeypatch, make):
+    folder = make(tmp_path)
+    whole = [Row("the end of me " * n, None, 0) for n in (1, 9, 40)]
+    whole += [Row("z" * 99 + " a\t\n" * 30 + "é [MASK]  \ud83d", pair, 0) for pair in (None, "the other", "")]
+    whole += [Row("the few", "a lot of this, and more. " * 20, 0), Row("x" * 900 + " the", "y " * 90, 0)]
+    tokeniser, theirs = load_tokeniser(folder, "it", 24), as_transformers(folder, 24)
+    expected = theirs(whole)
+    for size in (8, 40, 200):
+        monkeypatch.setattr(tokens, "LONG_TEXT", size)
+        found = tokeniser(whole)
+        for name in ("ids", "types", "offsets"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert found.truncated == expected.truncated
+    monkeypatch.setattr(tokens, "LONG_TEXT", 40)
+    assert len(tokens._shortened(tokeniser._backend, whole[2].text)) < len(whole[2].text) / 2
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet", "electra", "albert"])

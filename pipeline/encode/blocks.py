@@ -100,7 +100,7 @@ def sort_tokens(tokens: Tokens, device: torch.device) -> SortedTokens:
     order = np.argsort(-tokens.lengths, kind="stable")
     ordered = tokens.take(order)
     ids, types = (torch.from_numpy(array) for array in (ordered.ids, ordered.types))
-    if device.type == "cuda":
+    if device.type == "cuda" and len(ids):
         ids, types = ids.pin_memory(), types.pin_memory()
     return SortedTokens(ordered, order, ids, types, tokens)
 

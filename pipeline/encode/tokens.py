@@ -1,6 +1,7 @@
 """From texts to token ids: whole blocks of rows through the fast tokenizer, nothing padded."""
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,14 @@ from pipeline.sources.base import Row
 __all__ = ["Tokeniser", "Tokens", "encode", "inputs_of", "joined", "load_tokeniser"]
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+SPACE = re.compile("[ \t\n\r]")
+#: Characters from which on a text is not given to the tokenizer whole: it takes a hundred bytes a character.
+LONG_TEXT = 1 << 16
+#: Parts of tokenizers that see nothing across white space, and those that split there.
+LOCAL = frozenset(
+    {"BertPreTokenizer", "ByteLevel", "Digits", "Metaspace", "Punctuation", "Whitespace", "WhitespaceSplit"}
+)
+SPLITTING = LOCAL - {"Digits", "Punctuation"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ def inputs_of(rows: Sequence[Row]) -> list[str | tuple[str, str]]:
 
 def encode(backend: Any, inputs: list[str | tuple[str, str]], *, types: bool) -> Tokens:
     """Tokenise texts and pairs with a `tokenizers.Tokenizer`; without `types` all token types are 0."""
+    inputs = [_shortened(backend, text) for text in inputs]
     try:
         encoded = backend.encode_batch_fast(inputs)
     except (TypeError, UnicodeEncodeError):
@@ -130,6 +140,35 @@ def load_tokeniser(folder: Path, name: str, max_length: int) -> Tokeniser:
             f"encoder {name!r}: expected a tokenizer with a fast form (tokenizer.json), found a slow one"
         )
     return Tokeniser(tokenizer.backend_tokenizer, max_length, types="token_type_ids" in tokenizer.model_input_names)
+
+
+def _shortened(backend: Any, text: str | tuple[str, str]) -> str | tuple[str, str]:
+    """A text, or each of a pair, without words that come so late that truncation leaves nothing of them.
+
+    Memory would otherwise grow with the longest row. Of two texts that are both cut the one with more tokens left
+    counts as the longer one.
+    """
+    if isinstance(text, tuple):
+        return (_shortened(backend, text[0]), _shortened(backend, text[1]))
+    if len(text) < LONG_TEXT or not _splits_at_spaces(backend):
+        return text
+    size = LONG_TEXT // 2
+    while (space := SPACE.search(text, size)) is not None:
+        front = LONE_SURROGATE.sub("\ufffd", text[: space.start()].rstrip())
+        if backend.encode(front).overflowing:
+            return front
+        size = 2 * space.start()
+    return text
+
+
+def _splits_at_spaces(backend: Any) -> bool:
+    """Whether what comes before a space has the same tokens whatever comes behind it."""
+    if backend.truncation is None or backend.pre_tokenizer is None:
+        return False
+    state = json.loads(backend.pre_tokenizer.__getstate__())
+    parts = state["pretokenizers"] if state["type"] == "Sequence" else [state]
+    kinds = {part["type"] for part in parts if part.get("use_regex", True) and part.get("split", True)}
+    return len(kinds) == len({part["type"] for part in parts}) and kinds <= LOCAL and bool(kinds & SPLITTING)
 
 
 def _clean(text: str | tuple[str, str]) -> str | tuple[str, str]:
