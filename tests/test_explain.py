@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import embed
 import fit_heads
 from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.explain.command import explain_command
 from pipeline.explain.continual import class_stages, domain_stages, measures, peaks_data
 from pipeline.explain.convert import head_edges, head_outputs
 from pipeline.explain.formula import formulas, values
@@ -233,3 +234,8 @@ def test_effi_kan_is_refined_by_the_packs_trainer(place):
     document = json.loads(call(place, "refine", head, "--grid", 10).stdout)
     assert document["steps"][0]["moved"] < 1e-4
     assert document["steps"][0]["parameters"] > document["start"]["parameters"]
+
+
+def test_options_of_a_network_to_be_trained_are_refused_beside_a_head():
+    with pytest.raises(ConfigError, match="--hidden: expected it with --task alone, found HEAD 0123"):
+        explain_command(head="0123", hidden=[3])

@@ -36,6 +36,9 @@ def explain_command(
 
     if (head is None) == (task is None):
         raise ConfigError(f"expected HEAD or --task T, found {'neither' if head is None else 'both'}; give one of them")
+    aside = {"--encoder": encoder, "--features": features, "--hidden": hidden, "--seed": seed or None}
+    if head is not None and (given := [name for name, value in aside.items() if value is not None]):
+        raise ConfigError(f"{given[0]}: expected it with --task alone, found HEAD {head}, which has its own")
     if steps < 1 or not seconds > 0:
         raise ConfigError(f"--steps, --seconds: expected numbers above 0, found {steps} and {seconds}")
     lambs = tuple(lamb or (1e-2, 1e-3))
@@ -47,8 +50,8 @@ def explain_command(
         if features is None and ref.widths[ref.feature(None)] > LARGEST_WIDTH:
             features = "reduced"
         trained = fit(
-            task, head="kan", encoder=encoder, features=features, hidden=list(hidden) if hidden else None, seed=seed,
-            cache=cache, results=results,
+            task, head="kan", encoder=encoder, features=features, seed=seed, cache=cache, results=results,
+            hidden=None if hidden is None else list(hidden),
         )  # fmt: skip
         head = trained.id
     return explain(
