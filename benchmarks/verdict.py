@@ -1,6 +1,7 @@
 """The project's own verdict: docs/verdict.md with its tables and pictures, from a results database.
 
     python benchmarks/verdict.py RESULTS [--cache DIR] [--sweep benchmarks/verdict.toml] [--out docs/verdict.md]
+        [--apart RESULTS] [--apart-sweep benchmarks/verdict_apart.toml]
 
 Every number and every sentence on findings comes from the report's own statistics; nothing is typed by hand, so the
 page can be made again from any sweep. What the sweep was is read from the database as well.
@@ -30,6 +31,11 @@ ABOUT = (
 PICTURES_SHOW = (
     "Each point is a head; bars in the pictures of differences hold for new seeds and new rows, for all comparisons at "
     "once; a filled mark is a difference that both tests find. `fit_heads.py report` has more of them, and texts."
+)
+APART = (
+    "pykan's networks cost too much at the encoder's full width, so they stand by themselves: features folded to "
+    "eight (`reduced`), five hidden units, and beside them what matches their 500 parameters within 2%; every family "
+    "with its default configuration alone."
 )
 #: What the papers claim of heads on frozen text embeddings, in points; who says so.
 CLAIM = 10.0
@@ -135,37 +141,22 @@ def untrained(findings):
     return [f"Not trained on {label}: {', '.join(missing)}." for label, missing in gaps.items() if missing]
 
 
-def write_page(results, cache, out, sweep=None):
-    findings = gather(Path(results), Path(cache))
-    verdict, made = conclude(findings), provenance(findings)
-    folder = out.with_suffix("")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    seeds = sorted({line.n + line.diverged for line in findings.lines})
-    names = ", ".join(f"`{family}`" for family in findings.families)
-    counted = f"{seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''}"
-    marked = ", except where marked optimistic" if any(place.optimistic for place in findings.places) else ""
-    lines = [
-        "# The project's own verdict", "", f"**{verdict.headline}**", "",
-        f"{findings.heads:,} heads: {len(findings.families)} families ({names}) on {len(findings.places)} tasks, "
-        f"{counted} seeds each. {ABOUT}",
-        "", "## What it says", "",
-        *(f"- **{label}**: {sentence}" for label, sentence in verdict.sentences),
-        "", "## What it cannot say", "", *(f"- {reason}" for reason in (*untrained(findings), *verdict.cannot)),
-        "", "## Scores", "",
-        "Validation split, mean and standard deviation over seeds (their number); epochs were chosen on a held-out "
-        f"tenth of the training rows{marked}.",
-        "", *score_table(findings), "", "## Differences that both tests find", "", *found_table(findings),
-        "", "## Beside the papers", "", *against_papers(findings), "", "## Pictures", "", PICTURES_SHOW,
-    ]  # fmt: skip
+def pictures(findings, folder, names, prefix=""):
+    """Markdown lines of the pictures of every place, which are written to the folder."""
+    lines = []
     for place in findings.places:
-        lines += ["", f"### {place.label}", ""]
-        for name, draw in PICTURES.items():
-            frame = draw(place)
+        lines += ["", f"### {place.label}{', apart' if prefix else ''}", ""]
+        for name in names:
+            frame = PICTURES[name](place)
             if frame is not None:
-                path = folder / f"{slug(place.label)}-{name}.svg"
+                path = folder / f"{prefix}{slug(place.label)}-{name}.svg"
                 write_picture(path, frame)
                 lines.append(f"![{frame.title}]({folder.name}/{path.name})")
+    return lines
+
+
+def ranks(findings, folder):
+    lines = []
     for name, ranking in findings.rankings.items():
         lines += [
             "",
@@ -179,11 +170,73 @@ def write_page(results, cache, out, sweep=None):
             path = folder / f"ranks-{slug(name)}.svg"
             write_picture(path, charts.critical_difference(ranking))
             lines += ["", f"![Critical difference]({folder.name}/{path.name})"]
+    return lines
+
+
+def counted(findings):
+    seeds = sorted({line.n + line.diverged for line in findings.lines})
+    names = ", ".join(f"`{family}`" for family in findings.families)
+    return (
+        f"{findings.heads:,} heads: {len(findings.families)} families ({names}) on {len(findings.places)} tasks, "
+        f"{seeds[0]}{f' to {seeds[-1]}' if len(seeds) > 1 else ''} seeds each."
+    )
+
+
+def says(findings, verdict, level="##"):
+    """What was found, what cannot be said, and the tables."""
+    marked = ", except where marked optimistic" if any(place.optimistic for place in findings.places) else ""
+    return [
+        f"{level} What it says", "",
+        *(f"- **{label}**: {sentence}" for label, sentence in verdict.sentences),
+        "", f"{level} What it cannot say", "", *(f"- {reason}" for reason in (*untrained(findings), *verdict.cannot)),
+        "", f"{level} Scores", "",
+        "Validation split, mean and standard deviation over seeds (their number); epochs were chosen on a held-out "
+        f"tenth of the training rows{marked}.",
+        "", *score_table(findings), "", f"{level} Differences that both tests find", "", *found_table(findings),
+    ]  # fmt: skip
+
+
+def trained(made):
+    return [f"- {row['heads']:,} heads on {row['device']}: {row['versions']}; {row['seconds']:,.0f} s of training, "
+            f"{row['first']} to {row['last']}" for row in made.runs]  # fmt: skip
+
+
+def write_page(results, cache, out, sweep=None, apart=None, apart_sweep=None):
+    findings = gather(Path(results), Path(cache))
+    verdict, made = conclude(findings), provenance(findings)
+    folder = out.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    lines = [
+        "# The project's own verdict", "", f"**{verdict.headline}**", "", f"{counted(findings)} {ABOUT}", "",
+        *says(findings, verdict), "", "## Beside the papers", "", *against_papers(findings),
+    ]  # fmt: skip
     commands = made.commands if sweep is None else [f"python fit_heads.py sweep {sweep}"]
-    lines += ["", "## How it was made", "", "```sh", *commands,
-              f"python benchmarks/verdict.py {Path(results).name}", "```", ""]  # fmt: skip
-    lines += [f"- {row['heads']:,} heads on {row['device']}: {row['versions']}; {row['seconds']:,.0f} s of training, "
-              f"{row['first']} to {row['last']}" for row in made.runs]  # fmt: skip
+    given, runs, more = Path(results).name, trained(made), []
+    if apart is not None:
+        others = gather(Path(apart), Path(cache))
+        opinion, made_apart = conclude(others), provenance(others)
+        lines += [
+            "", "## Apart: pykan's `kan`, on reduced features", "", APART, "", f"**{opinion.headline}**", "",
+            counted(others), "", *says(others, opinion, "###"),
+        ]  # fmt: skip
+        commands += made_apart.commands if apart_sweep is None else [f"python fit_heads.py sweep {apart_sweep}"]
+        given += f" --apart {Path(apart).name}"
+        runs += trained(made_apart)
+        more = pictures(others, folder, ("scores", "differences"), "apart-")
+    lines += ["", "## Pictures", "", PICTURES_SHOW, *pictures(findings, folder, PICTURES), *ranks(findings, folder)]
+    lines += [
+        *more,
+        "",
+        "## How it was made",
+        "",
+        "```sh",
+        *commands,
+        f"python benchmarks/verdict.py {given}",
+        "```",
+        "",
+    ]
+    lines += runs
     lines += [
         f"- `{row['task']}`: encoder {row['encoder']}, {row['train']:,} training rows, cache {row['fingerprint'][:16]}"
         for row in made.caches
@@ -202,8 +255,11 @@ def main():
     parser.add_argument("--cache", default="cache", help="folder of caches")
     parser.add_argument("--out", type=Path, default=Path("docs/verdict.md"), help="the page; pictures beside it")
     parser.add_argument("--sweep", help="the file that says what was swept, to be named instead of every product")
+    parser.add_argument("--apart", help="a results database for the section on pykan's network")
+    parser.add_argument("--apart-sweep", help="the file that says what was swept there")
     given = parser.parse_args()
-    print(write_page(given.results, given.cache, given.out, given.sweep).headline)
+    found = write_page(given.results, given.cache, given.out, given.sweep, given.apart, given.apart_sweep)
+    print(found.headline)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ __all__ = ["cost", "critical_difference", "differences", "learning", "scores", "
 SEEDS, CONFIGURATIONS = 60, 240
 #: Families up to which bands beside their curves can be told apart.
 BANDS = 5
-_GUTTER, _ROW = 86.0, 24.0
+_GUTTER, _ROW = 90.0, 24.0
 
 
 def _spread(index: int) -> float:
@@ -42,7 +42,7 @@ def _rows_of(frame: Frame, families: list[str]) -> dict[str, float]:
 def scores(place: Place) -> Frame:
     """Every seed a point, mean and 95% interval across; lines for the majority class and for chance."""
     families = sorted(place.chosen, key=lambda name: -place.chosen[name].mean)
-    frame = Frame(_ROW * len(families) + 58, f"Scores on {place.label}", (_GUTTER, 22, 14, 36))
+    frame = Frame(_ROW * len(families) + 64, f"Scores on {place.label}", (_GUTTER, 28, 14, 36))
     lines = place.chosen.values()
     values = [v for line in lines for v in (*line.scores, line.low or line.mean, line.high or line.mean)]
     span = max(max(values) - min(values), 0.02)
