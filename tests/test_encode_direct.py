@@ -19,6 +19,8 @@ from pipeline.encode.blocks import encode_block
 from pipeline.encode.checkpoint import read_weights
 from pipeline.encode.encoders import resolve
 from pipeline.encode.load import load, load_model
+from pipeline.encode.models import Models
+from pipeline.encode.packed import PackedEncoder
 from pipeline.encode.tokenizer_file import read_tokenizer
 from pipeline.encode.tokens import Tokeniser, load_tokeniser
 from pipeline.errors import EncoderError
@@ -239,6 +241,12 @@ def test_a_pooler_in_part_is_refused(copy):
     change_weights(folder, lambda tensors: {k: v for k, v in tensors.items() if k != "pooler.dense.bias"})
     with pytest.raises(EncoderError, match=r"1 missing or of another shape \(pooler.dense.bias\)"):
         load(resolve(str(folder)), 64, CPU, "float32", None)
+
+
+def test_deviations_are_from_what_pytorch_s_operators_compute(tiny):
+    models = Models(resolve(str(tiny("bert"))), 64, None, "cpu", "bfloat16")
+    assert type(models.exact.forward) is PackedEncoder
+    assert models.exact.forward._weights.words is models._weights.words
 
 
 def test_a_run_imports_no_transformers(tiny, tmp_path):

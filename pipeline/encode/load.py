@@ -89,12 +89,13 @@ def load_weights(encoder: Encoder, device: torch.device, *, padded: bool = False
 
 def load(
     encoder: Encoder, max_length: int, device: torch.device, precision: str, layers: tuple[int, ...] | None,
-    *, padded: bool = False, tokeniser: Tokeniser | None = None, weights: Any = None,
+    *, padded: bool = False, plain: bool = False, tokeniser: Tokeniser | None = None, weights: Any = None,
 ) -> Loaded:  # fmt: skip
     """Load tokenizer and weights; `padded` forces the path that every `AutoModel` can take.
 
-    `tokeniser` and `weights` are what was loaded already; the weights, of `load_weights`, stay as they are. Raises
-    `EncoderError` where the tokenizer does not belong to the model.
+    `plain` asks for PyTorch's operators alone, without kernels of this project. `tokeniser` and `weights` are what was
+    loaded already; the weights, of `load_weights`, stay as they are. Raises `EncoderError` where the tokenizer does not
+    belong to the model.
     """
     tokeniser = tokeniser or load_tokeniser(encoder.folder, encoder.name, max_length)
     weights = load_weights(encoder, device, padded=padded) if weights is None else weights
@@ -108,7 +109,7 @@ def load(
     if isinstance(weights, Weights):
         weights = weights.to(device, dtype)
         kind = FusedEncoder if fuses(weights) else NativeEncoder if is_native(weights) else PackedEncoder
-        forward = kind(weights, layers)
+        forward = (PackedEncoder if plain else kind)(weights, layers)
         return Loaded(tokeniser, forward, device, weights.words.shape[1])
     model = weights if dtype == torch.float32 else copy.deepcopy(weights).to(dtype)
     forward = PaddedEncoder(model, layers, types=tokeniser.types)

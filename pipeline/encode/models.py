@@ -75,14 +75,14 @@ class Models:
     @cached_property
     def exact(self) -> "Loaded":
         """What other precisions are compared with: the same weights in float32, through PyTorch's operators alone."""
-        return self._loaded.get("float32") or self._load("float32")
+        return self._load("float32", plain=True)
 
-    def _load(self, precision: str) -> "Loaded":
+    def _load(self, precision: str, *, plain: bool = False) -> "Loaded":
         from pipeline.encode.load import load
 
         return load(
-            self._encoder, self._max_length, self.device, precision, self._layers, tokeniser=self.tokeniser,
-            weights=self._weights,
+            self._encoder, self._max_length, self.device, precision, self._layers, plain=plain,
+            tokeniser=self.tokeniser, weights=self._weights,
         )  # fmt: skip
 
 
