@@ -156,6 +156,7 @@ class Stream:
         if self.spec.embedding and checksum is None:
             raise CacheError(
                 f"{self.spec.path}: expected finite numbers, found NaN, infinity, or more than {self.spec.dtype} holds"
+                "; give a wider --precision, or mend the model or the file that they come from"
             )
         data = rows.reshape(-1).view(np.uint8).data
         self.chunks.append(address)
