@@ -1,5 +1,6 @@
 """The device that `--device` means."""
 
+import re
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DeviceError
@@ -7,21 +8,26 @@ from pipeline.errors import DeviceError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["free_bytes", "hardware", "resolve_device"]
+__all__ = ["check_device_name", "free_bytes", "hardware", "resolve_device"]
+
+
+def check_device_name(name: str) -> None:
+    """Raise `DeviceError` for a name that no machine has; needs no PyTorch."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
+        raise DeviceError(f"device {name!r}: expected auto, cpu, cuda or cuda:N; use one of these")
 
 
 def resolve_device(name: str) -> "torch.device":
     """`auto` is CUDA where there is one, else the CPU; `DeviceError` for a device that is not there."""
     import torch
 
+    check_device_name(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda:0" if count else "cpu")
     if name == "cpu":
         return torch.device("cpu")
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
-        raise DeviceError(f"device {name!r}: expected auto, cpu, cuda or cuda:N; use one of these")
+    index = name.partition(":")[2]
     if int(index or 0) >= count:
         raise DeviceError(f"device {name!r}: expected a GPU of that number, found {count} GPUs; use --device cpu")
     return torch.device("cuda", int(index or 0))

@@ -17,7 +17,7 @@ from synthetic_caches import arrays_of, write_cache
 
 import pipeline
 from pipeline.api import FitResult
-from pipeline.errors import KanglueError, ResultsError
+from pipeline.errors import DeviceError, KanglueError, ResultsError
 from pipeline.fit import train
 from pipeline.sweep.results import Results
 
@@ -26,8 +26,8 @@ QUICK = {"encoder": "tiny", "epochs": 2, "hidden": [[4]]}
 
 
 def sweep(tmp_path, **options):
-    options = QUICK | {"task": "rte", "head": "linear"} | options
-    return pipeline.sweep(cache=tmp_path / "cache", results=tmp_path / "runs/results.sqlite", device="cpu", **options)
+    options = QUICK | {"task": "rte", "head": "linear", "device": "cpu"} | options
+    return pipeline.sweep(cache=tmp_path / "cache", results=tmp_path / "runs/results.sqlite", **options)
 
 
 def stored(tmp_path, where=None):
@@ -83,6 +83,8 @@ def test_a_second_run_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "train_pack", lambda *_: pytest.fail("trained again"))
     again = sweep(tmp_path, head=["linear", "mlp"], seeds="0:2")
     assert (again.trained, again.skipped, again.ids) == (0, 4, first.ids)
+    with pytest.raises(DeviceError, match="expected auto, cpu, cuda or cuda:N"):
+        sweep(tmp_path, seeds="0:4", device="tpu")
     assert stored(tmp_path) == before
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.device import check_device_name
 from pipeline.heads.match import Match
 from pipeline.heads.match import describe as describe_matches
 from pipeline.heads.resolve import unused
@@ -68,6 +69,7 @@ def run_sweep(
     is told (heads, already stored) before training begins, `on_head` the record of every head as it is stored.
     """
     begin = time.perf_counter()
+    check_device_name(device)
     heads = plan([product for product in products if product.search == "grid"], cache)
     _tell_unequal(count_trials(heads))
     searches = _studies([product for product in products if product.search != "grid"], cache)
