@@ -94,11 +94,12 @@ void turn(const float *from, int64_t stride, int wide, int count, float *to, int
 /* stream.c, for the first layer of a stack: whether it is taken in tiles from its input, without `expansion`; its input on
    its side, and its norm's, unless an earlier stack has done that for the minibatch; its product out[rows, columns]; and
    the way back: gradients of its norm, and where it is taken in tiles those of weights and scaler too, whose squared norm
-   is added to *total. The last returns 0 where it has done nothing. */
+   is added to *total. The last returns 0 where it has done nothing. *turned_normal says whether another stack has put the
+   norm on its side, where that had to wait for the way back. */
 int streams(const Layer *layer, int rows);
 void prepare_inputs(const Layer *layer, int rows, int *input, int *normal);
 void stream(const Layer *layer, int rows, float *out);
-int stream_backward(const Layer *layer, int rows, double *total);
+int stream_backward(const Layer *layer, int rows, int *turned_normal, double *total);
 
 /* weights.c */
 typedef struct {

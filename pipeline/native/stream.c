@@ -84,10 +84,8 @@ static void norm_gradients(const Layer *l, Tile t, Block b, const float *const *
             along += d * *(const vector *)(normal + k * lanes + r);
             total += d;
         }
-        for (int r = 0; r < LANES; r++) {
-            l->norm_scale_.gradient[t.input + k] += along[r];
-            l->norm_shift_.gradient[t.input + k] += total[r];
-        }
+        l->norm_scale_.gradient[t.input + k] += sum_of(along);
+        l->norm_shift_.gradient[t.input + k] += sum_of(total);
     }
 }
 
@@ -167,7 +165,7 @@ static void turn_delta(const Layer *l, int rows)
     }
 }
 
-int stream_backward(const Layer *l, int rows, double *total)
+int stream_backward(const Layer *l, int rows, int *turned_normal, double *total)
 {
     float z[WIDE * MOST_ROWS], value[WIDE * MOST_ROWS], slope[WIDE * MOST_ROWS];
     const float *weight[WIDE];
@@ -179,13 +177,13 @@ int stream_backward(const Layer *l, int rows, double *total)
     }
     turn_delta(l, rows);
     const int few = rows <= FEW_ROWS;
-    if (few) /* forward, this layer was not taken in tiles */
-        prepare_inputs(l, rows, &(int){0}, &(int){0});
+    if (few) /* forward, no stack was taken in tiles; only normed branches are looked at here */
+        prepare_inputs(l, rows, &(int){1}, turned_normal);
     for (int n = 0, first = 0; n < l->branches; first += l->inputs * l->branch[n++].width)
         for (int i = 0; i < l->inputs && (!few || l->branch[n].normed);) {
             const Tile t = tile_of(l, &l->branch[n], i, first);
             float *gradient = l->weight_.gradient + (int64_t)t.from * l->columns;
-            prefetch(l, t, !few);
+            prefetch(l, few ? tile_of(l, t.branch, i + t.some < l->inputs ? i + t.some : i, first) : t, !few);
             if (t.branch->normed)
                 tile_weights(l, t, weight);
             for (int start = 0; start < rows; start += MOST_ROWS) {

@@ -106,6 +106,7 @@ static void share_delta(const Head *h, int rows)
 static double backward(Head *h, int rows)
 {
     double total = 0;
+    int turned_normal = 0;
     for (int n = h->layers - 1; n >= 0; n--) {
         Layer *l = &h->layer[n];
         const float *own[rows], *const *row = h->row;
@@ -118,7 +119,7 @@ static double backward(Head *h, int rows)
         const int streamed = in_stream(h, n, rows);
         if (above || l->normed || l->units || streamed) {
             float *below = above ? h->layer[n - 1].expansion_gradient : 0;
-            if (above || !stream_backward(l, rows, &total)) {
+            if (above || !stream_backward(l, rows, &turned_normal, &total)) {
                 product_backward(l, rows, l->expansion_gradient);
                 expand_backward(l, rows, below);
             }

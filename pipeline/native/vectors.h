@@ -64,6 +64,18 @@ INLINE vector exponentials(vector x)
     return (vector)((numbers)p + n * (1 << 23));
 }
 
+INLINE float sum_of(vector x)
+{
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float total = 0;
+    for (int k = 0; k < LANES; k++)
+        total += x[k];
+    return total;
+#endif
+}
+
 /* Hardware division is slow: a 14-bit approximation and a step of Newton's is as exact to a unit in the last place. */
 INLINE vector inverse(vector x)
 {
