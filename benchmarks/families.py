@@ -21,7 +21,7 @@ from pipeline.heads.match import cost_of, fit_widths
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import stack, start
 
-INPUTS, CLASSES, ROUNDS = 768, 2, 7
+INPUTS, CLASSES, ROUNDS = 768, 2, 21
 #: Steps of an epoch by batch; on a GPU many times more, so that its end is not what is timed.
 STEPS = {4: 40, 64: 10}
 GPU_FACTOR = 10
