@@ -1,6 +1,7 @@
 """`fit_heads.py table`: the stored heads as a table, as CSV or JSON, or asked in SQL."""
 
 import os
+import sys
 from typing import Any
 
 import click
@@ -84,7 +85,6 @@ def show(results: str, where: dict[str, Any], **counts: Any) -> None:
 
 def _write_csv(names: list[str], rows: Any) -> None:
     import csv
-    import sys
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
@@ -107,5 +107,5 @@ def _console() -> Any:
     """As wide as the terminal or as COLUMNS says; in a file or a pipe as wide as it takes."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=UNLIMITED)
+    # Not rich's own idea of a terminal, which colours that are forced (FORCE_COLOR in CI) change.
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=UNLIMITED)

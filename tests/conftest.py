@@ -4,6 +4,8 @@ import os
 import random
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# pytest-xdist gives its workers a width, which tables would take for the user's wish.
+os.environ.pop("COLUMNS", None)
 # Tiny tensors gain nothing from threads, and threads that share cores with other work spin on each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
