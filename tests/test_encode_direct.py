@@ -257,4 +257,8 @@ def test_a_run_imports_no_transformers(tiny, tmp_path):
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     arguments = ["run", "mrpc", "--encoder", tiny("bert"), "--data", "sample", "--limit", 9, "--cache", tmp_path]
-    subprocess.run([sys.executable, "-c", probe, *map(str, arguments)], cwd=ROOT, capture_output=True, check=True)
+    script = subprocess.run(
+        [sys.executable, "-c", probe, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert script.returncode == 0, script.stderr[-2000:]
+    assert list(tmp_path.glob("**/mrpc*.h5"))

@@ -46,11 +46,17 @@ def read_tokenizer(folder: Path) -> "tuple[Tokenizer, bool] | None":
         rule = _KINDS.get(kind) or _KINDS.get(str(kind).removesuffix("Fast"))
         if rule is None or not rule.allows(state, options) or not _tokens_are_all_there(state, options, rule):
             return None
-        from tokenizers import Tokenizer
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        # Whatever is wrong with the files, transformers, which is asked next, says it.
+        return None
+    from tokenizers import Tokenizer
 
+    try:
         backend = Tokenizer.from_str(text)
-    except Exception:
-        # Whatever is wrong with the files, transformers says it; `tokenizers` itself raises bare exceptions.
+    except Exception as error:
+        # The library raises bare exceptions for a state that it cannot read, and nothing of a class of its own.
+        if type(error) is not Exception:
+            raise
         return None
     names = options.get("model_input_names")
     types = rule.types if names is None else "token_type_ids" in names

@@ -71,9 +71,8 @@ def product(a: Tensor, b: Tensor, out: Tensor | None = None, *, precision: str =
     terms = triton.cdiv(triton.cdiv(inner, parts), bk) * bk
     target = a.new_empty(parts, heads, rows, columns) if out is None or parts > 1 else out.unsqueeze(0)
     _product[(heads * tiles, parts)](
-        a, b, target, rows, columns, inner, *a.stride(), *b.stride(), *target.stride()[:3], tiles,
-         ACROSS=across, TERMS=terms, BM=bm, BN=bn, BK=bk, PRECISION=precision,
-        num_warps=2, num_stages=3,
+        a, b, target, rows, columns, inner, *a.stride(), *b.stride(), *target.stride()[:3], tiles, ACROSS=across,
+        TERMS=terms, BM=bm, BN=bn, BK=bk, PRECISION=precision, num_warps=2, num_stages=3,
     )  # fmt: skip
     if parts == 1:
         return target[0]
