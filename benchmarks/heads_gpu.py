@@ -89,7 +89,8 @@ class Pack:
 
     def microseconds(self, steps: int, repeats: int = 3) -> float:
         """Median time of a head-step."""
-        epoch = self.epoch(min(len(self.x) // self.batch, steps) * self.batch)
+        # An epoch of so many that no step comes after the last: there a rate would be below zero, as if frozen.
+        epoch = self.epoch(min(len(self.x) // self.batch, steps) * self.batch, of=repeats + 1)
         self.engine.run(epoch)
         torch.cuda.synchronize()
         times = []

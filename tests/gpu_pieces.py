@@ -4,8 +4,10 @@ import json
 
 import torch
 
-from pipeline.fit.gpu.batched import product
+from pipeline.fit.gpu.batched import product, sum_rows
+from pipeline.fit.gpu.loss import loss
 from pipeline.fit.gpu.update import BLOCK, FlatAdamW
+from pipeline.fit.step import row_losses
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -13,52 +15,91 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def products() -> list[float]:
-    """Sums cut into parts, sides turned over, and an output between other numbers, which stay as they are."""
+    """Sums cut into parts, sides turned over, rows filled up with what is no number, outputs between other numbers."""
     errors = []
     for m, k, n in ((4, 520, 22), (1, 5, 3), (70, 33, 40)):
         a, b = torch.randn(2, m, k), torch.randn(2, k, n)
         expected = torch.bmm(a.double(), b.double())
         errors.append(relative(product(a, b, precision="ieee"), expected))
         room = torch.full((2, m * n + 5), 7.0)
+        bias = torch.randn(2, n + 3)[:, :n]
+        biased = product(a, b, bias=bias, precision="ieee")
+        errors.append(relative(biased, expected + bias.double().unsqueeze(1)))
+        filled = torch.full((2, k, -(-n // 8) * 8), torch.nan)[..., :n].copy_(b)
+        errors.append(relative(product(a, filled, precision="ieee"), expected))
         turned = a.transpose(1, 2).contiguous().transpose(1, 2), b.transpose(1, 2).contiguous().transpose(1, 2)
         product(*turned, room[:, : m * n].view(2, m, n), precision="ieee")
         errors.append(relative(room[:, : m * n].view(2, m, n), expected))
         errors.append(float((room[:, m * n :] != 7).sum()))
+        sums = torch.full((2, n + 5), 7.0)
+        errors.append(relative(sum_rows(expected.float(), sums[:, :n]), expected.sum(1)))
+        errors.append(float((sums[:, n:] != 7).sum()))
     return errors
 
 
-def updates() -> dict[str, list]:
-    """100 steps of three heads, the second of which is given an infinite gradient at step 60."""
-    shapes = {"wide": (33, 130), "small": (5,)}
+def updates(steps: int = 100, out: int = 130, rows: int = 0) -> dict[str, list]:
+    """Steps of three heads, the second of which is given an infinite gradient at three fifths of them.
+
+    With `rows`, the wide tensor's gradient comes as its factors of so many rows; what fills up its rows must stay zero.
+    """
+    shapes, broken = {"wide": (33, out), "small": (5,)}, steps * 3 // 5
     tensors = {name: torch.randn(3, *shape) for name, shape in shapes.items()}
     lr, decay, clip = torch.tensor([1e-3, 1e-2, 3e-3]), torch.tensor([0.1, 0.0, 0.5]), torch.tensor([1.0, 0.1, 1e9])
-    found = FlatAdamW(tensors, lr, decay, clip)
-    found.clock[1] = 100
+    found = FlatAdamW(tensors, lr, decay, clip, ["wide"] if rows else [], rows)
+    found.clock[1] = steps
     own = [{n: t[head].double().requires_grad_() for n, t in tensors.items()} for head in range(3)]
     optimisers = [
         torch.optim.AdamW(own[head].values(), lr=float(lr[head]), weight_decay=float(decay[head])) for head in range(3)
     ]
-    for step in range(100):
-        for name, gradient in found.gradients.items():
+    stopped = None
+    for step in range(steps):
+        gradients = dict(found.gradients)
+        for gradient in gradients.values():
             gradient.normal_()
-            if name == "wide" and step == 60:
-                gradient[1, 2, 3] = torch.inf
+        if rows:
+            gradients["wide"] = torch.randn(3, rows, 33), torch.randn(3, rows, out)
+        if step == broken:
+            (gradients["wide"][1] if rows else gradients["wide"])[1, 2, 3] = torch.inf
+            stopped = {name: tensor[1].clone() for name, tensor in found.tensors.items()}
+        wide = gradients | ({"wide": gradients["wide"][0].double().mT @ gradients["wide"][1].double()} if rows else {})
         for head, optimiser in enumerate(optimisers):
-            if head == 1 and step >= 60:
+            if head == 1 and step >= broken:
                 continue
             for name, tensor in own[head].items():
-                tensor.grad = found.gradients[name][head].double()
+                tensor.grad = wide[name][head].double()
             torch.nn.utils.clip_grad_norm_(own[head].values(), float(clip[head]))
-            optimiser.param_groups[0]["lr"] = float(lr[head]) * (1 - step / 100)
+            optimiser.param_groups[0]["lr"] = float(lr[head]) * (1 - step / steps)
             optimiser.step()
-        found.step(found.gradients, torch.zeros(3), 1.0)
+        found.step(gradients, torch.zeros(3), 1.0)
     errors = [
         max(relative(found.tensors[name][head], tensor.detach()) for name, tensor in own[head].items())
         for head in range(3)
     ]
-    return {"errors": errors, "diverged_at": found.diverged_at.tolist(), "blocks": -(-33 * 130 // BLOCK)}
+    frozen = all(torch.equal(found.tensors[name][1], tensor) for name, tensor in stopped.items())
+    for tensor in found.tensors.values():
+        tensor.zero_()
+    return {
+        "errors": errors, "diverged_at": found.diverged_at.tolist(), "frozen": frozen,
+        "blocks": -(-33 * out // BLOCK), "filled": int(found._flat.count_nonzero()),
+    }  # fmt: skip
+
+
+def losses() -> list[float]:
+    """Class numbers and values, with rows that weigh nothing."""
+    errors = []
+    weights = torch.tensor([0.2] * 5 + [0.0])
+    for classes, targets in ((3, torch.randint(0, 3, (2, 6))), (1, torch.randn(2, 6))):
+        outputs = torch.randn(2, 6, classes) * 5
+        exact = outputs.double().requires_grad_()
+        wide = targets if targets.dtype == torch.int64 else targets.double()
+        expected = (row_losses(exact, wide) * weights.double()).sum(1)
+        expected.sum().backward()
+        found = loss(outputs, targets, weights)
+        errors += [relative(found[0], expected.detach()), relative(found[1], exact.grad)]
+    return errors
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    print(json.dumps({"products": products(), "updates": updates()}))
+    found = {"products": products(), "losses": losses(), "updates": updates()}
+    print(json.dumps(found | {"factored": [updates(6, 42, 70), updates(6, 19, 3)]}))

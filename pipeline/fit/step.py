@@ -17,7 +17,10 @@ from pipeline.fit.optimiser import PackedAdamW
 from pipeline.heads.forward import expand, layer_tensors, linear, scaled_weight
 from pipeline.heads.network import LayerSpec, NetworkSpec
 
-__all__ = ["Operations", "TrainingStep", "row_losses"]
+__all__ = ["Gradient", "Operations", "TrainingStep", "loss", "row_losses"]
+
+#: A tensor's gradient [heads, ...], or the factors [heads, rows, features] and [heads, rows, out] of a weight's.
+Gradient = Tensor | tuple[Tensor, Tensor]
 
 
 def row_losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -40,6 +43,11 @@ def _output_gradient(outputs: Tensor, targets: Tensor, weights: Tensor) -> Tenso
     return gradient * weights.unsqueeze(1)
 
 
+def loss(outputs: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum [heads] of `row_losses` weighted by `weights` [rows], and its gradient by the outputs."""
+    return (row_losses(outputs, targets) * weights).sum(1), _output_gradient(outputs, targets, weights)
+
+
 def _sum_rows(delta: Tensor, out: Tensor) -> Tensor:
     return torch.sum(delta, 1, out=out)
 
@@ -48,13 +56,14 @@ def _sum_rows(delta: Tensor, out: Tensor) -> Tensor:
 class Operations:
     """What a step is made of; each as the function of this name in `pipeline.heads.forward`, or as PyTorch's.
 
-    `product` is `torch.bmm`, `sum_rows` the sum of [heads, rows, out] over the rows.
+    `product` is `torch.bmm`, `sum_rows` the sum of [heads, rows, out] over the rows, `loss` the one above.
     """
 
     expand: Callable[[LayerSpec, Tensor, Mapping[str, Tensor]], Tensor] = expand
     linear: Callable[[LayerSpec, Tensor, Mapping[str, Tensor]], Tensor] = linear
     product: Callable[..., Tensor] = torch.bmm
     sum_rows: Callable[..., Tensor] = _sum_rows
+    loss: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = loss
 
 
 PLAIN = Operations()
@@ -72,15 +81,21 @@ class TrainingStep:
         penalty: SplinePenalty | None = None,
         *,
         operations: Operations = PLAIN,
-        gradients: dict[str, Tensor] | None = None,
+        gradients: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """`tensors` are [heads, ...] and change in place; `gradients` are buffers like them, made here if not given."""
+        """`tensors` are [heads, ...] and change in place; `gradients` are buffers like them, made here if not given.
+
+        A weight that has none among those given gets its gradient as factors, which the optimiser then takes.
+        """
         self.network, self.tensors, self.optimiser = network, tensors, optimiser
         self.dropout, self.penalty, self._do = dropout, penalty, operations
         self._layers = [layer_tensors(tensors, index) for index in range(len(network.layers))]
-        self._gradients = gradients or {name: torch.empty_like(tensors[name]) for name in network.shapes()}
+        if gradients is None:
+            gradients = {name: torch.empty_like(tensors[name]) for name in network.shapes()}
+        self._gradients: dict[str, Gradient] = dict(gradients)
+        self._factored = frozenset(network.shapes()) - frozenset(gradients)
 
-    def gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def gradients(self, x: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, Gradient]]:
         """Losses [heads] and the gradient of every tensor (in buffers that the next call overwrites).
 
         `x` is the first layer's expansion [heads, rows, features] where it is a constant of the features
@@ -111,8 +126,7 @@ class TrainingStep:
                 y = self._do.linear(layer, values, tensors)
                 seen.append((leaves, expansion, values))
             total = y if total is None else total + y
-        losses = (row_losses(total, targets) * weights).sum(1)
-        last = _output_gradient(total, targets, weights)
+        losses, last = self._do.loss(total, targets, weights)
         for chain in self.network.chains:
             delta = last
             for index in reversed(chain):
@@ -133,8 +147,11 @@ class TrainingStep:
         `leaves` are what the expansion was made of and needs gradients: the input, then the inner tensors.
         """
         layer, tensors = self.network.layers[index], self._layers[index]
+        if (name := f"layers.{index}.weight") in self._factored:
+            self._gradients[name] = values, delta
+        else:
+            self._do.product(values.transpose(1, 2), delta, out=self._gradients[name])
         out = {name: self._gradients[f"layers.{index}.{name}"] for name in layer.shapes()}
-        self._do.product(values.transpose(1, 2), delta, out=out["weight"])
         if layer.bias:
             self._do.sum_rows(delta, out=out["bias"])
         if layer.scaler:

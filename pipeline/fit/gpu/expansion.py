@@ -18,86 +18,80 @@ __all__ = ["expand"]
 
 #: Values of basis functions that a program works on.
 NUMBERS = 4096
+#: Numbers that a program of units works on: all rows of some inputs.
+UNIT_NUMBERS = 2048
 
 
 @triton.jit
 def _expand(
-    x_ptr, phi_ptr, count, inputs, features, at, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr,
+    x_ptr, phi_ptr, rows, inputs, features, at, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr,
     WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A basis of x [rows, inputs], to phi [rows, features] from column `at` on."""
-    e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """A basis of x [heads, rows, inputs], to phi [heads, rows, features] from column `at` on."""
+    head = tl.program_id(0).to(tl.int64)
+    e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     k = tl.arange(0, WIDTH_PAD)
-    x = tl.load(x_ptr + e, mask=e < count, other=0.0)
-    out = (e // inputs) * features + at + (e % inputs) * WIDTH
+    inside = e < rows * inputs
+    x = tl.load(x_ptr + head * rows * inputs + e, mask=inside, other=0.0)
+    out = head * rows * features + ((e // inputs) * features + at + (e % inputs) * WIDTH)
     y = value(x[:, None], k[None, :], low, inverse, sharpness, KIND, ORDER) + tl.zeros((BLOCK, WIDTH_PAD), tl.float32)
-    tl.store(phi_ptr + out[:, None] + k[None, :], y, mask=(e < count)[:, None] & (k < WIDTH)[None, :])
+    tl.store(phi_ptr + out[:, None] + k[None, :], y, mask=inside[:, None] & (k < WIDTH)[None, :])
 
 
 @triton.jit
 def _expand_backward(
-    x_ptr, upper_ptr, down_ptr, count, inputs, features, at, low, inverse, sharpness, ADD: tl.constexpr,
+    x_ptr, upper_ptr, down_ptr, rows, inputs, features, at, low, inverse, sharpness, ADD: tl.constexpr,
     KIND: tl.constexpr, ORDER: tl.constexpr, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient by x, of that by phi; added to what is there with ADD."""
-    e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    k = tl.arange(0, WIDTH_PAD)
-    x = tl.load(x_ptr + e, mask=e < count, other=0.0)
-    out = (e // inputs) * features + at + (e % inputs) * WIDTH
-    mask = (e < count)[:, None] & (k < WIDTH)[None, :]
-    upper = tl.load(upper_ptr + out[:, None] + k[None, :], mask=mask, other=0.0)
-    down = tl.sum(upper * slope(x[:, None], k[None, :], low, inverse, sharpness, KIND, ORDER), axis=1)
-    if ADD:
-        down += tl.load(down_ptr + e, mask=e < count, other=0.0)
-    tl.store(down_ptr + e, down, mask=e < count)
-
-
-@triton.jit
-def _unit_rows(
-    x_ptr, unit_ptr, upper_ptr, out_ptr, rows, inputs, at, widths, low, inverse, sharpness, BACKWARD: tl.constexpr,
-    ADD: tl.constexpr, KIND: tl.constexpr, ORDER: tl.constexpr, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Units' values of x [heads, rows, inputs] under coefficients [heads, inputs, widths] from column `at` on.
-
-    With BACKWARD, the gradient by x, of that by the values (`upper`). Added to what is there with ADD.
-    """
     head = tl.program_id(0).to(tl.int64)
     e = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     k = tl.arange(0, WIDTH_PAD)
     inside, here = e < rows * inputs, head * rows * inputs + e
     x = tl.load(x_ptr + here, mask=inside, other=0.0)
-    c = tl.load(
-        unit_ptr + ((head * inputs + e % inputs) * widths + at)[:, None] + k[None, :],
-        mask=inside[:, None] & (k < WIDTH)[None, :], other=0.0,
-    )  # fmt: skip
-    if BACKWARD:
-        y = tl.sum(c * slope(x[:, None], k[None, :], low, inverse, sharpness, KIND, ORDER), axis=1)
-        y *= tl.load(upper_ptr + here, mask=inside, other=0.0)
-    else:
-        y = tl.sum(c * value(x[:, None], k[None, :], low, inverse, sharpness, KIND, ORDER), axis=1)
+    out = head * rows * features + ((e // inputs) * features + at + (e % inputs) * WIDTH)
+    mask = inside[:, None] & (k < WIDTH)[None, :]
+    upper = tl.load(upper_ptr + out[:, None] + k[None, :], mask=mask, other=0.0)
+    down = tl.sum(upper * slope(x[:, None], k[None, :], low, inverse, sharpness, KIND, ORDER), axis=1)
     if ADD:
-        y += tl.load(out_ptr + here, mask=inside, other=0.0)
-    tl.store(out_ptr + here, y, mask=inside)
+        down += tl.load(down_ptr + here, mask=inside, other=0.0)
+    tl.store(down_ptr + here, down, mask=inside)
 
 
 @triton.jit
-def _unit_gradient(
-    x_ptr, upper_ptr, gradient_ptr, inputs, at, widths, low, inverse, sharpness, ROWS: tl.constexpr,
-    KIND: tl.constexpr, ORDER: tl.constexpr, WIDTH: tl.constexpr, WIDTH_PAD: tl.constexpr, BLOCK: tl.constexpr,
+def _units(
+    x_ptr, unit_ptr, upper_ptr, out_ptr, gradient_ptr, rows, inputs, at, widths, low, inverse, sharpness,
+    BACKWARD: tl.constexpr, ADD: tl.constexpr, KIND: tl.constexpr, ORDER: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS_PAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient by the coefficients: every unit's sum over the rows, one after another."""
+    """Units' values of x [heads, rows, inputs] under coefficients [heads, inputs, widths] from column `at` on.
+
+    With BACKWARD, the gradient by x, of that by the values (`upper`), and the one by the coefficients. What goes to
+    `out` is added to what is there with ADD.
+    """
     head = tl.program_id(0).to(tl.int64)
+    r = tl.arange(0, ROWS_PAD)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    k = tl.arange(0, WIDTH_PAD)
-    total = tl.zeros((BLOCK, WIDTH_PAD), tl.float32)
-    for row in range(ROWS):
-        here = (head * ROWS + row) * inputs + i
-        x = tl.load(x_ptr + here, mask=i < inputs, other=0.0)
-        upper = tl.load(upper_ptr + here, mask=i < inputs, other=0.0)
-        total += upper[:, None] * value(x[:, None], k[None, :], low, inverse, sharpness, KIND, ORDER)
-    out = ((head * inputs + i) * widths + at)[:, None] + k[None, :]
-    tl.store(gradient_ptr + out, total, mask=(i < inputs)[:, None] & (k < WIDTH)[None, :])
+    inside = (r < rows)[:, None] & (i < inputs)[None, :]
+    here = head * rows * inputs + r[:, None] * inputs + i[None, :]
+    x = tl.load(x_ptr + here, mask=inside, other=0.0)
+    coefficients = (head * inputs + i) * widths + at
+    y = tl.zeros((ROWS_PAD, BLOCK), tl.float32)
+    if BACKWARD:
+        upper = tl.load(upper_ptr + here, mask=inside, other=0.0)
+    for k in range(WIDTH):
+        c = tl.load(unit_ptr + coefficients + k, mask=i < inputs, other=0.0)[None, :]
+        phi = value(x, k, low, inverse, sharpness, KIND, ORDER)
+        if BACKWARD:
+            y += c * slope(x, k, low, inverse, sharpness, KIND, ORDER)
+            tl.store(gradient_ptr + coefficients + k, tl.sum(upper * phi, axis=0), mask=i < inputs)
+        else:
+            y += c * phi
+    if BACKWARD:
+        y *= upper
+    if ADD:
+        y += tl.load(out_ptr + here, mask=inside, other=0.0)
+    tl.store(out_ptr + here, y, mask=inside)
 
 
 @triton.jit
@@ -148,6 +142,12 @@ def _basis(layer: LayerSpec, branch: Branch, width: int) -> dict[str, int]:
     return {"KIND": KINDS[branch.basis], "ORDER": order, "WIDTH": width, "WIDTH_PAD": padded}
 
 
+def _cut(x: Tensor, basis: dict[str, int]) -> tuple[tuple[int, int], int]:
+    """A launch for x [heads, rows, inputs], and how many of a head's numbers a program of it takes."""
+    block = max(16, NUMBERS // basis["WIDTH_PAD"])
+    return (len(x), triton.cdiv(x.shape[1] * x.shape[2], block)), block
+
+
 class _Expansion(torch.autograd.Function):
     """phi [heads, rows, features] of x [heads, rows, inputs] and, where a branch reads it, of x's norm."""
 
@@ -158,9 +158,9 @@ class _Expansion(torch.autograd.Function):
         at = 0
         for branch, width in zip(layer.branches, layer.widths, strict=True):
             basis = _basis(layer, branch, width)
-            block = max(16, NUMBERS // basis["WIDTH_PAD"])
-            _expand[(triton.cdiv(x.numel(), block),)](
-                normed if branch.normed else x, phi, x.numel(), layer.inputs, layer.features, at,
+            grid, block = _cut(x, basis)
+            _expand[grid](
+                normed if branch.normed else x, phi, x.shape[1], layer.inputs, layer.features, at,
                 *_numbers(layer, branch), BLOCK=block, **basis,
             )  # fmt: skip
             at += layer.inputs * width
@@ -175,10 +175,10 @@ class _Expansion(torch.autograd.Function):
         for branch, width in zip(layer.branches, layer.widths, strict=True):
             basis, own = _basis(layer, branch, width), branch.normed
             if ctx.needs_input_grad[2 if own else 1]:
-                block, add = max(16, NUMBERS // basis["WIDTH_PAD"]), found[own] is not None
+                (grid, block), add = _cut(x, basis), found[own] is not None
                 found[own] = found[own] if add else torch.empty_like(x)
-                _expand_backward[(triton.cdiv(x.numel(), block),)](
-                    normed if own else x, upper, found[own], x.numel(), layer.inputs, layer.features, at,
+                _expand_backward[grid](
+                    normed if own else x, upper, found[own], x.shape[1], layer.inputs, layer.features, at,
                     *_numbers(layer, branch), ADD=add, BLOCK=block, **basis,
                 )  # fmt: skip
             at += layer.inputs * width
@@ -193,40 +193,35 @@ class _Units(torch.autograd.Function):
         x, normed = x.contiguous(), None if normed is None else normed.contiguous()
         unit = unit.contiguous()
         values = torch.empty_like(x)
-        _Units._rows(layer, x, normed, unit, x, {False: values, True: values}, backward=False)
+        _Units._launch(layer, x, normed, unit, x, {False: values, True: values}, None)
         ctx.layer = layer
         ctx.save_for_backward(x, normed, unit)
         return values
 
     @staticmethod
-    def _rows(
-        layer: LayerSpec, x: Tensor, normed: Tensor | None, unit: Tensor, upper: Tensor, out: dict[bool, Tensor], *,
-        backward: bool,
+    def _launch(
+        layer: LayerSpec, x: Tensor, normed: Tensor | None, unit: Tensor, upper: Tensor, out: dict[bool, Tensor],
+        gradient: Tensor | None,
     ) -> None:  # fmt: skip
-        """`out` tells whether a branch reads the norm where its result goes to."""
-        at, begun = 0, set()
+        """`out` tells whether a branch reads the norm where its result goes to; with `gradient`, backward."""
+        at, begun, rows = 0, set(), triton.next_power_of_2(x.shape[1])
+        block = min(128, max(8, UNIT_NUMBERS // rows))
         for branch, width in zip(layer.branches, layer.widths, strict=True):
             basis, target = _basis(layer, branch, width), out[branch.normed]
-            block = max(16, NUMBERS // basis["WIDTH_PAD"])
-            _unit_rows[(len(x), triton.cdiv(x[0].numel(), block))](
-                normed if branch.normed else x, unit, upper, target, x.shape[1], layer.inputs, at, unit.shape[2],
-                *_numbers(layer, branch), BACKWARD=backward, ADD=target.data_ptr() in begun, BLOCK=block, **basis,
+            basis.pop("WIDTH_PAD")
+            _units[(len(x), triton.cdiv(layer.inputs, block))](
+                normed if branch.normed else x, unit, upper, target, unit if gradient is None else gradient,
+                x.shape[1], layer.inputs, at, unit.shape[2], *_numbers(layer, branch), BACKWARD=gradient is not None,
+                ADD=target.data_ptr() in begun, ROWS_PAD=rows, BLOCK=block, **basis,
             )  # fmt: skip
             begun.add(target.data_ptr())
             at += width
 
     @staticmethod
-    def backward(ctx: Any, upper: Tensor) -> tuple[None, Tensor, Tensor | None, Tensor]:
+    def backward(ctx: Any, upper: Tensor) -> tuple[None, Tensor | None, Tensor | None, Tensor]:
         layer, (x, normed, unit) = ctx.layer, ctx.saved_tensors
-        upper, gradient, at = upper.contiguous(), torch.empty_like(unit), 0
-        out = {branch.normed: torch.empty_like(x) for branch in layer.branches}
-        _Units._rows(layer, x, normed, unit, upper, out, backward=True)
-        for branch, width in zip(layer.branches, layer.widths, strict=True):
-            _unit_gradient[(len(x), triton.cdiv(layer.inputs, 64))](
-                normed if branch.normed else x, upper, gradient, layer.inputs, at, unit.shape[2],
-                *_numbers(layer, branch), ROWS=x.shape[1], BLOCK=64, **_basis(layer, branch, width),
-            )  # fmt: skip
-            at += width
+        gradient, out = torch.empty_like(unit), {branch.normed: torch.empty_like(x) for branch in layer.branches}
+        _Units._launch(layer, x, normed, unit, upper.contiguous(), out, gradient)
         return None, out.get(False), out.get(True), gradient
 
 

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from pipeline.fit.engine import Epoch, PlainEngine, head_vectors
 from pipeline.fit.extras import SplinePenalty, wanted
-from pipeline.fit.gpu.batched import product
+from pipeline.fit.gpu.batched import product, sum_rows
 from pipeline.fit.gpu.expansion import expand
+from pipeline.fit.gpu.factored import worth
+from pipeline.fit.gpu.loss import loss
 from pipeline.fit.gpu.update import FlatAdamW
 from pipeline.fit.predict import FirstLayer
 from pipeline.fit.step import Operations, TrainingStep
@@ -27,17 +29,12 @@ def supports(network: NetworkSpec, config: HeadConfig) -> bool:
     return network.pool is None and not config.dropout
 
 
-def _sum_rows(delta: Tensor, out: Tensor) -> Tensor:
-    return product(delta.new_ones(1, 1, 1).expand(len(delta), 1, delta.shape[1]), delta, out.unsqueeze(1))
-
-
 def _linear(layer: LayerSpec, expansion: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """`pipeline.heads.forward.linear`."""
-    found = product(expansion, scaled_weight(layer, tensors))
-    return found.add_(tensors["bias"].unsqueeze(1)) if layer.bias else found
+    return product(expansion, scaled_weight(layer, tensors), bias=tensors["bias"] if layer.bias else None)
 
 
-FUSED = Operations(expand, _linear, product, _sum_rows)
+FUSED = Operations(expand, _linear, product, sum_rows, loss)
 
 
 class GraphedEngine(PlainEngine):
@@ -54,10 +51,12 @@ class GraphedEngine(PlainEngine):
         """`tensors` [heads, ...] are copied, but for buffers; `source` and `targets` are the training rows."""
         self.source, self.targets, device = source, targets, targets.device
         trained = {name: tensors[name] for name in network.shapes()}
-        self.optimiser = FlatAdamW(trained, *head_vectors(configs, device))
-        self.tensors = tensors | self.optimiser.tensors
         penalised = wanted(configs, "spline_l1", "spline_entropy")
         penalty = SplinePenalty(configs, network, device) if penalised else None
+        rows, layers = configs[0].batch_size, () if penalised else enumerate(network.layers)
+        by_factors = [f"layers.{index}.weight" for index, layer in layers if worth(layer, rows)]
+        self.optimiser = FlatAdamW(trained, *head_vectors(configs, device), by_factors, rows)
+        self.tensors = tensors | self.optimiser.tensors
         self.step = TrainingStep(
             network, self.tensors, self.optimiser, None, penalty, operations=FUSED, gradients=self.optimiser.gradients
         )
