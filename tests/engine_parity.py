@@ -68,6 +68,6 @@ if __name__ == "__main__":
     cases = json.loads(sys.argv[1])
     found = [
         difference(GraphedEngine, case) if case.get("graphed")
-        else difference(TritonEngine, case, precision="ieee", **case.get("tuning", {})) for case in cases
+        else difference(TritonEngine, case, **({"precision": "ieee"} | case.get("tuning", {}))) for case in cases
     ]  # fmt: skip
     print(json.dumps(found))

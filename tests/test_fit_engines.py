@@ -145,11 +145,17 @@ def test_gpu_tuning_names_what_does_not_fit():
         ],
         [
             case("linear", batch_size=3),
-            case("fast_kan", centres=4),
-            case("fast_kan", batch_size=6, centres=4, classes=0),
+            case("fast_kan", centres=4, hidden=[40]),
+            case("fast_kan", batch_size=6, centres=4, classes=0) | {"tuning": {"precision": "tf32x3"}},
+            case("fast_kan", batch_size=40, centres=3, hidden=[22]),
             case("faster_kan", batch_size=2, sharpness=0.5),
             case("fourier_kan", batch_size=6, grid=2),
             case("cheby_kan", order=3),
+        ],
+        [
+            case("ensemble_kan", batch_size=6, centres=3, hidden=[22], clip=0.01) | {"tuning": {"table": False}},
+            case("ensemble_kan", centres=3, hidden=[40], spline_scaler=True, classes=0) | {"tuning": {"parts": 2}},
+            case("ensemble_kan", batch_size=2, centres=3, hidden=[]),
         ],
         [
             one | {"graphed": True}
@@ -161,12 +167,12 @@ def test_gpu_tuning_names_what_does_not_fit():
                 case("bspline_mlp", hidden=[33, 40], grid=2, batch_size=6),
                 case("mlp", hidden=[33, 40], clip=0.01, batch_size=2),
                 case("mlp", hidden=[40, 33], activation="polynomial2", classes=0, batch_size=2),
-                case("ensemble_kan", hidden=[3], centres=3, spline_scaler=True, batch_size=2),
+                case("ensemble_kan", hidden=[4, 3], centres=3, spline_scaler=True, batch_size=2),
                 case("fourier_kan", hidden=[4], grid=2, layer_norm=True, base="silu", clip=0.01, batch_size=2),
             )
         ],
     ],
-    ids=["effi_kan", "families", "graphed"],
+    ids=["effi_kan", "families", "stacks", "graphed"],
 )
 def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
     script = subprocess.run(
@@ -178,6 +184,23 @@ def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
         assert found["loss"] < 2e-6
         # Bias corrections of four digits, as 1 - exp(-0.001) has in float32, would show here.
         assert found["outputs"] < 5e-6
+
+
+@needs_triton
+def test_gpu_kernels_pass_the_compiler():
+    """The interpreter runs what the compiler refuses, as a variable of a loop that changes its shape."""
+    networks = [
+        ("ensemble_kan", {"hidden": [22], "batch_size": 64}),
+        ("ensemble_kan", {"hidden": [], "spline_scaler": True, "batch_size": 4}),
+        ("fast_kan", {"batch_size": 4}),
+        ("effi_kan", {"batch_size": 20}),
+    ]
+    script = subprocess.run(
+        [sys.executable, "-m", "tests.gpu_compiles", json.dumps(networks)],
+        cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "0"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert script.returncode == 0, script.stderr[-2000:]
+    assert json.loads(script.stdout) == [15, 16, 5, 3]  # kernels that a step launches, and the first forward's
 
 
 @needs_triton

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from pipeline.fit.engine import Epoch, head_vectors
 from pipeline.fit.gpu.bases import KINDS
-from pipeline.fit.gpu.part import Part, Rows
+from pipeline.fit.gpu.part import Part
 from pipeline.fit.gpu.small_part import SmallPart, stays_on_chip
-from pipeline.fit.gpu.tuning import Tuning, padded_rows
+from pipeline.fit.gpu.stack import Rows, passes
+from pipeline.fit.gpu.tuning import Tuning, padded_rows, row_stride
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.forward import NORM_EPSILON, expand
@@ -32,15 +33,15 @@ SLICE_NUMBERS = 1 << 26
 
 
 def supports(network: NetworkSpec, config: HeadConfig) -> bool:
-    """Whether the kernels cover a network: one or two layers of at most two bases, the second of width 1."""
-    layers, batch_size = network.layers, config.batch_size
-    if config.extras:
+    """Whether the kernels cover a network: stacks of one or two layers of at most two bases, the second of width 1."""
+    layers = network.layers
+    if config.extras or config.batch_size > MOST_ROWS or len(network.chains[0]) > 2:
+        return False
+    if any(layer.units for layer in layers):
         return False
     known = all(branch.basis in KINDS for layer in layers for branch in layer.branches)
-    if network.stacks > 1 or len(layers) > 2 or not known or batch_size > MOST_ROWS or any(one.units for one in layers):
-        return False
     bases = all(len(layer.branches) == 1 or layer.widths[1:] == (1,) for layer in layers)
-    return bases and layers[0].outputs <= MOST_HIDDEN and network.outputs <= MOST_CLASSES
+    return known and bases and layers[0].outputs <= MOST_HIDDEN and network.outputs <= MOST_CLASSES
 
 
 def _memory(device: torch.device) -> int:
@@ -76,17 +77,17 @@ class TritonEngine:
         """`tensors` [heads, ...] are copied; `changes` replace fields of the tuning."""
         self.network, self.device, heads = network, targets.device, len(configs)
         self.batch = configs[0].batch_size
-        padded = padded_rows(self.batch)
+        padded = padded_rows(network, self.batch)
         tuning = replace(tuning or Tuning.chosen(network, padded, heads), **changes)
+        self._small_heads = stays_on_chip(network, self.batch)
         self._lay_out(tensors, heads)
         vectors = head_vectors(configs, self.device)
         vectors[2].clamp_(max=3e38)
         self.diverged_at = torch.full((heads,), -1, dtype=torch.int64, device=self.device)
         self._total = torch.zeros(heads, device=self.device)
         self._order: Tensor | None = None
-        self._small_heads = stays_on_chip(network, self.batch)
         rows = self._rows(source, targets, tuning.table)
-        kind = SmallPart if self._small_heads and rows.table is not None else Part
+        kind = SmallPart if rows.expansion is not None else Part
         count = min(tuning.parts, heads) if kind is Part else 1
         bounds = [heads * part // count for part in range(count + 1)]
         self.slices = [slice(*pair) for pair in itertools.pairwise(bounds)]
@@ -102,12 +103,21 @@ class TritonEngine:
         ]  # fmt: skip
 
     def _lay_out(self, tensors: dict[str, Tensor], heads: int) -> None:
-        """The first layer's weights by themselves, everything small flat and side by side."""
-        big = ["layers.0.weight", *(["layers.0.scaler"] if self.network.layers[0].scaler else [])]
+        """The first layers' weights by themselves, everything small flat and side by side."""
+        firsts = [chain[0] for chain in self.network.chains]
+        big = [name for first in firsts for name in (f"layers.{first}.weight", f"layers.{first}.scaler")
+               if name in tensors]  # fmt: skip
         small = [name for name in tensors if name not in big]
         sizes = {name: tensors[name][0].numel() for name in small}
-        self.tensors: dict[str, Tensor] = {name: tensors[name].clone().contiguous() for name in big}
-        self._moments = {name: [torch.zeros_like(self.tensors[name]) for _ in range(2)] for name in big}
+        self.tensors: dict[str, Tensor] = {}
+        self._moments: dict[str, list[Tensor]] = {}
+        for name in big:
+            *rows, width = tensors[name].shape
+            stride = width if self._small_heads or name.endswith("scaler") else row_stride(width)
+            own, *self._moments[name] = (
+                torch.zeros(*rows, stride, device=self.device)[..., :width] for _ in range(3)
+            )  # fmt: skip
+            self.tensors[name] = own.copy_(tensors[name])
         self._small = torch.zeros(4, heads, max(1, sum(sizes.values())), device=self.device)
         self._at, start = {}, 0
         for name in small:
@@ -126,23 +136,18 @@ class TritonEngine:
         return found
 
     def _rows(self, source: FirstLayer, targets: Tensor, kept: bool) -> Rows:
-        first, x = self.network.layers[0], source.features
+        firsts, x = [self.network.layers[chain[0]] for chain in self.network.chains], source.features
         targets = targets if targets.dtype == torch.float32 else targets.to(torch.int64)
-        normed = torch.nn.functional.layer_norm(x, (first.inputs,), eps=NORM_EPSILON) if first.normed else x
+        needed = any(first.normed for first in firsts)
+        normed = torch.nn.functional.layer_norm(x, x.shape[1:], eps=NORM_EPSILON) if needed else x
         # Whether Gram matrices are looked up depends on the data and the device alone: a head is to have the same bits
         # in every pack.
-        table = None
-        if (
-            self.network.constant
-            and not first.scaler
-            and kept
-            and len(x) ** 2 * 4 <= TABLE_SHARE * _memory(self.device)
-        ):
-            table = products_of_rows(first, x)
+        kept = kept and len(x) ** 2 * 4 <= TABLE_SHARE * _memory(self.device)
+        tables = tuple(products_of_rows(first, x) if kept and not passes(first) else None for first in firsts)
         expansion = None
-        if self._small_heads and table is not None:
-            expansion = expand(first, x) if source.ready is None else source.ready.contiguous()
-        return Rows(x, normed, targets, table, expansion)
+        if self._small_heads and tables[0] is not None:
+            expansion = expand(firsts[0], x) if source.ready is None else source.ready.contiguous()
+        return Rows(x, normed, targets, tables, expansion)
 
     @classmethod
     def prepare(

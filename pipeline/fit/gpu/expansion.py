@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline.fit.gpu.bases import KINDS, slope, value
-from pipeline.fit.gpu.part import grid_numbers
+from pipeline.fit.gpu.stack import grid_numbers
 from pipeline.heads import forward
 from pipeline.heads.network import Branch, LayerSpec
 

@@ -9,7 +9,7 @@ features as they are needed: reading them ready-made would add a third to the tr
 import triton
 import triton.language as tl
 
-from pipeline.fit.gpu.products import adamw, affine_rows, delta_rows, forward_tile, gradient_tile, rows_of
+from pipeline.fit.gpu.products import adamw, delta_rows, forward_tile, gradient_tile, inputs_of
 
 __all__ = ["update_and_forward"]
 
@@ -19,7 +19,7 @@ def update_and_forward(
     weight_ptr, first_ptr, second_ptr, scaler_ptr, scaler_first_ptr, scaler_second_ptr, own_ptr,
     x_ptr, normed_ptr, affine_ptr, before_ptr, order_ptr, replicate_ptr, delta_ptr, scalar_ptr, output_ptr, gram_ptr,
     turn_ptr, order_stride, affine_stride, low, inverse, sharpness,
-    INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr,
+    INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr, STRIDE: tl.constexpr,
     BATCH: tl.constexpr, ROWS: tl.constexpr, KIND0: tl.constexpr, WIDTH0: tl.constexpr, KIND1: tl.constexpr,
     ORDER: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, NORM0: tl.constexpr, NORM1: tl.constexpr,
     UPDATE: tl.constexpr, GRAM: tl.constexpr, SCALER: tl.constexpr, PRECISION: tl.constexpr,
@@ -28,11 +28,12 @@ def update_and_forward(
 
     `turn` [heads] is the next step t; `delta` [heads, ROWS, OUT_PAD] is the clipped gradient by the outputs of step
     t - 1; `order` holds row numbers [replicates, steps * BATCH]. Writes `output` [heads, SPLITS, ROWS, OUT_PAD] and,
-    with GRAM, `gram` [heads, SPLITS, ROWS, ROWS] for step t. ROWS is BATCH or, for matrix units, at least 16. A tile is
-    TILE inputs with all their bases; KIND1 of -1 means that there is no second branch. `scalar` [heads, 4] is decay,
-    rate, bias correction and clipping factor. With SCALER, `own` [heads, INPUTS, OUT] is the scaler's gradient, not
-    clipped. With NORM0 or NORM1 a branch reads `normed` rows times the trained scale plus shift: `affine` holds both
-    [heads, 2, INPUTS] (with a stride) as they are now, `before` as they were at step t - 1.
+    with GRAM, `gram` [heads, SPLITS, ROWS, ROWS] for step t. ROWS is BATCH or, for matrix units, at least 16. A row of
+    weights has OUT numbers, and zeros up to STRIDE. A tile is TILE inputs with all their bases; KIND1 of -1 means that
+    there is no second branch. `scalar` [heads, 4] is decay, rate, bias correction and clipping factor. With SCALER,
+    `own` [heads, INPUTS, OUT] is the scaler's gradient, not clipped. With NORM0 or NORM1 a branch reads `normed` rows
+    times the trained scale plus shift: `affine` holds both [heads, 2, INPUTS] (with a stride) as they are now, `before`
+    as they were at step t - 1.
     """
     head = tl.program_id(0).to(tl.int64)
     share = tl.program_id(1)
@@ -40,8 +41,9 @@ def update_and_forward(
     next_ptr = order_ptr + tl.load(replicate_ptr + head).to(tl.int64) * order_stride + turn * BATCH
     last_ptr = next_ptr - BATCH
     delta_ptr += head * ROWS * OUT_PAD
+    affine_ptr += head * affine_stride
+    before_ptr += head * 2 * INPUTS
     FEW: tl.constexpr = ROWS < 16
-    NORM: tl.constexpr = NORM0 or NORM1
     tiles: tl.constexpr = (INPUTS + TILE - 1) // TILE
     each: tl.constexpr = (tiles + SPLITS - 1) // SPLITS
     o = tl.arange(0, OUT_PAD)
@@ -51,6 +53,7 @@ def update_and_forward(
     correction = tl.load(scalar_ptr + head * 4 + 2)
     if SCALER:
         factor = tl.load(scalar_ptr + head * 4 + 3)
+    last, following = 0, 0
     if FEW:
         if UPDATE:
             delta = delta_rows(delta_ptr, o, BATCH, OUT_PAD)
@@ -71,57 +74,33 @@ def update_and_forward(
     for turn in range(each):
         i = (share * each + turn) * TILE + tl.arange(0, TILE)
         inside = i < INPUTS
-        mask = inside[:, None] & (o < OUT)[None, :]
-        if FEW:
-            if UPDATE:
-                x_last = rows_of(x_ptr, last_ptr, i, inside, INPUTS, BATCH)
-            x_next = rows_of(x_ptr, next_ptr, i, inside, INPUTS, BATCH)
-        else:
-            if UPDATE:
-                x_last = tl.load(x_ptr + last + i[None, :], mask=inside[None, :], other=0.0)
-            x_next = tl.load(x_ptr + following + i[None, :], mask=inside[None, :], other=0.0)
-        if NORM:
-            affine = affine_ptr + head * affine_stride + i
-            scale = tl.load(affine, mask=inside, other=0.0)
-            shift = tl.load(affine + INPUTS, mask=inside, other=0.0)
-            before = before_ptr + head * 2 * INPUTS + i
-            old_scale = tl.load(before, mask=inside, other=0.0)
-            old_shift = tl.load(before + INPUTS, mask=inside, other=0.0)
-            if FEW:
-                if UPDATE:
-                    z_last = rows_of(normed_ptr, last_ptr, i, inside, INPUTS, BATCH)
-                    z_last = affine_rows(z_last, old_scale, old_shift, BATCH)
-                z_next = rows_of(normed_ptr, next_ptr, i, inside, INPUTS, BATCH)
-                z_next = affine_rows(z_next, scale, shift, BATCH)
-            else:
-                if UPDATE:
-                    z_last = tl.load(normed_ptr + last + i[None, :], mask=inside[None, :], other=0.0)
-                    z_last = z_last * old_scale[None, :] + old_shift[None, :]
-                z_next = tl.load(normed_ptr + following + i[None, :], mask=inside[None, :], other=0.0)
-                z_next = z_next * scale[None, :] + shift[None, :]
+        mask = inside[:, None] & (o < STRIDE)[None, :]
+        source_ptr = normed_ptr if NORM0 else x_ptr
+        if UPDATE:
+            x_last = inputs_of(source_ptr, before_ptr, last_ptr, last, i, inside, INPUTS, BATCH, NORM0, FEW)
+        x_next = inputs_of(source_ptr, affine_ptr, next_ptr, following, i, inside, INPUTS, BATCH, NORM0, FEW)
         if SCALER:
+            within = inside[:, None] & (o < OUT)[None, :]
             s_at = head * INPUTS * OUT + i[:, None] * OUT + o[None, :]
-            s = tl.load(scaler_ptr + s_at, mask=mask, other=0.0)
+            s = tl.load(scaler_ptr + s_at, mask=within, other=0.0)
             s_next = s
             if UPDATE:
-                own = tl.load(own_ptr + s_at, mask=mask, other=0.0)
+                own = tl.load(own_ptr + s_at, mask=within, other=0.0)
                 # A frozen head's own gradient may be infinite.
                 own = tl.where(factor > 0, own * factor, 0.0)
-                m = tl.load(scaler_first_ptr + s_at, mask=mask, other=0.0)
-                v = tl.load(scaler_second_ptr + s_at, mask=mask, other=0.0)
+                m = tl.load(scaler_first_ptr + s_at, mask=within, other=0.0)
+                v = tl.load(scaler_second_ptr + s_at, mask=within, other=0.0)
                 s_next, m, v = adamw(s, m, v, own, decay, rate, correction)
-                tl.store(scaler_ptr + s_at, s_next, mask=mask)
-                tl.store(scaler_first_ptr + s_at, m, mask=mask)
-                tl.store(scaler_second_ptr + s_at, v, mask=mask)
+                tl.store(scaler_ptr + s_at, s_next, mask=within)
+                tl.store(scaler_first_ptr + s_at, m, mask=within)
+                tl.store(scaler_second_ptr + s_at, v, mask=within)
         for k in range(WIDTH0):
-            at = head * FEATURES * OUT + (i * WIDTH0 + k)[:, None] * OUT + o[None, :]
+            at = head * FEATURES * STRIDE + (i * WIDTH0 + k)[:, None] * STRIDE + o[None, :]
             w = tl.load(weight_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
             if UPDATE:
                 m = tl.load(first_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
                 v = tl.load(second_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
-                g = gradient_tile(
-                    z_last if NORM0 else x_last, delta, k, low, inverse, sharpness, KIND0, ORDER, BATCH, FEW, PRECISION
-                )
+                g = gradient_tile(x_last, delta, k, low, inverse, sharpness, KIND0, ORDER, BATCH, FEW, PRECISION)
                 if SCALER:
                     g *= s
                 w, m, v = adamw(w, m, v, g, decay, rate, correction)
@@ -131,26 +110,27 @@ def update_and_forward(
             if SCALER:
                 w *= s_next
             sums, gram = forward_tile(
-                sums, gram, w, z_next if NORM0 else x_next, inside, k, low, inverse, sharpness, KIND0, ORDER, BATCH,
-                FEW, GRAM, PRECISION,
-            )  # fmt: skip
+                sums, gram, w, x_next, inside, k, low, inverse, sharpness, KIND0, ORDER, BATCH, FEW, GRAM, PRECISION
+            )
         if KIND1 >= 0:
-            at = head * FEATURES * OUT + (INPUTS * WIDTH0 + i)[:, None] * OUT + o[None, :]
+            if NORM0 != NORM1:
+                source_ptr = normed_ptr if NORM1 else x_ptr
+                if UPDATE:
+                    x_last = inputs_of(source_ptr, before_ptr, last_ptr, last, i, inside, INPUTS, BATCH, NORM1, FEW)
+                x_next = inputs_of(source_ptr, affine_ptr, next_ptr, following, i, inside, INPUTS, BATCH, NORM1, FEW)
+            at = head * FEATURES * STRIDE + (INPUTS * WIDTH0 + i)[:, None] * STRIDE + o[None, :]
             w = tl.load(weight_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
             if UPDATE:
                 m = tl.load(first_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
                 v = tl.load(second_ptr + at, mask=mask, other=0.0, eviction_policy="evict_first")
-                g = gradient_tile(
-                    z_last if NORM1 else x_last, delta, 0, low, inverse, sharpness, KIND1, ORDER, BATCH, FEW, PRECISION
-                )
+                g = gradient_tile(x_last, delta, 0, low, inverse, sharpness, KIND1, ORDER, BATCH, FEW, PRECISION)
                 w, m, v = adamw(w, m, v, g, decay, rate, correction)
                 tl.store(weight_ptr + at, w, mask=mask, eviction_policy="evict_first")
                 tl.store(first_ptr + at, m, mask=mask, eviction_policy="evict_first")
                 tl.store(second_ptr + at, v, mask=mask, eviction_policy="evict_first")
             sums, gram = forward_tile(
-                sums, gram, w, z_next if NORM1 else x_next, inside, 0, low, inverse, sharpness, KIND1, ORDER, BATCH,
-                FEW, GRAM, PRECISION,
-            )  # fmt: skip
+                sums, gram, w, x_next, inside, 0, low, inverse, sharpness, KIND1, ORDER, BATCH, FEW, GRAM, PRECISION
+            )
     place = (head * SPLITS + share) * ROWS
     if FEW:
         for r in tl.static_range(BATCH):

@@ -1,16 +1,17 @@
-"""What follows the first layer's outputs: loss, the second layer forward and backward, clipping, and its update.
+"""What follows a stack's first layer: the loss, and the gradients from it down to the first layer's outputs.
 
-One program serves one head; all of it is small beside the first layer. A head's small tensors (second weights, its
-scaler, biases) lie side by side in one flat array [heads, small], with their gradients and moments alike.
+One program serves one head; all of it is small beside the first layer. A head's small tensors (second weights, their
+scalers, biases, layer norms) lie side by side in one flat array [heads, small], with their gradients and moments alike.
 """
 
 import triton
 import triton.language as tl
 
 from pipeline.fit.gpu.bases import slope, value
-from pipeline.fit.gpu.products import LOG_BETA1, LOG_BETA2, adamw, one_minus_power
+from pipeline.fit.gpu.clipping import clip_and_update
+from pipeline.fit.gpu.outputs import first_outputs, layer_norm, second_outputs
 
-__all__ = ["clip_and_update", "loss_and_gradients"]
+__all__ = ["loss_and_gradients"]
 
 
 @triton.jit
@@ -35,20 +36,6 @@ def _loss_gradient(
         loss = tl.sum(tl.where(valid, tl.log(total) + largest - own, 0.0), axis=0) / count
         gradient = tl.where(inside, (e / total[:, None] - tl.where(here, 1.0, 0.0)) / count, 0.0)
     return loss, gradient
-
-
-@triton.jit
-def _outputs(
-    logits, x, w, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, FEW: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Add basis k of x [rows, o] times w [o, classes]."""
-    phi = value(x, k, low, inverse, sharpness, KIND, ORDER)
-    if FEW:
-        logits += tl.sum(phi[:, :, None] * w[None, :, :], axis=1)
-    else:
-        logits = tl.dot(phi, w, logits, input_precision=PRECISION)
-    return logits
 
 
 @triton.jit
@@ -78,80 +65,12 @@ def _input_gradient(
     return back * slope(x, k, low, inverse, sharpness, KIND, ORDER)
 
 
-@triton.jit
-def _clip_and_update(
-    head, norm, loss, small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr, delta_ptr, diverged_ptr,
-    scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr,
-    SMALL: tl.constexpr, SMALL_PAD: tl.constexpr, DELTA: tl.constexpr, DELTA_PAD: tl.constexpr,
-):  # fmt: skip
-    """Clip `delta` in place, update the small tensors, and leave the head's `scalar` row for the first layer.
-
-    `norm` is squared. `span` is the steps before this epoch, of all epochs, of this epoch, and the rows of
-    its last minibatch. A head whose loss or norm is not finite is
-    frozen: its rate is zero, its decay one and its gradient zero from here on. Ends the head's turn.
-    """
-    turn = tl.load(turn_ptr + head)
-    t = (tl.load(span_ptr) + turn).to(tl.float32)
-    norm = tl.sqrt(norm)
-    diverged = tl.load(diverged_ptr + head)
-    sound = (norm + tl.abs(loss)) < 3e38
-    diverged = tl.where((diverged < 0) & (sound == 0), t.to(tl.int64), diverged)
-    live = diverged < 0
-    factor = tl.where(live, tl.minimum(tl.load(clip_ptr + head) / (norm + 1e-6), 1.0), 0.0)
-    rate = tl.where(live, tl.load(rate_ptr + head) * (1.0 - t / tl.load(span_ptr + 1).to(tl.float32)), 0.0)
-    decay = 1.0 - rate * tl.load(decay_ptr + head)
-    rate = rate / one_minus_power(t + 1.0, LOG_BETA1)
-    correction = 1.0 / tl.sqrt(one_minus_power(t + 1.0, LOG_BETA2))
-    # All threads have read what is written from here on.
-    tl.debug_barrier()
-    tl.store(diverged_ptr + head, diverged)
-    tl.store(turn_ptr + head, turn + 1)
-    tl.store(scalar_ptr + head * 4, decay)
-    tl.store(scalar_ptr + head * 4 + 1, rate)
-    tl.store(scalar_ptr + head * 4 + 2, correction)
-    tl.store(scalar_ptr + head * 4 + 3, factor)
-    i = tl.arange(0, DELTA_PAD)
-    d = tl.load(delta_ptr + head * DELTA + i, mask=i < DELTA, other=0.0)
-    tl.store(delta_ptr + head * DELTA + i, tl.where(live, d * factor, 0.0), mask=i < DELTA)
-    if SMALL > 0:
-        j = tl.arange(0, SMALL_PAD)
-        mask = j < SMALL
-        at = head * SMALL + j
-        g = tl.load(small_gradient_ptr + at, mask=mask, other=0.0)
-        g = tl.where(live, g * factor, 0.0)
-        w = tl.load(small_ptr + at, mask=mask, other=0.0)
-        m = tl.load(small_first_ptr + at, mask=mask, other=0.0)
-        v = tl.load(small_second_ptr + at, mask=mask, other=0.0)
-        w, m, v = adamw(w, m, v, g, decay, rate, correction)
-        tl.store(small_ptr + at, w, mask=mask)
-        tl.store(small_first_ptr + at, m, mask=mask)
-        tl.store(small_second_ptr + at, v, mask=mask)
-
-
-@triton.jit
-def clip_and_update(
-    small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr, delta_ptr, norm_ptr, more_ptr, loss_ptr,
-    diverged_ptr, scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr,
-    SMALL: tl.constexpr, SMALL_PAD: tl.constexpr, DELTA: tl.constexpr, DELTA_PAD: tl.constexpr,
-    SPLITS: tl.constexpr, SPLITS_PAD: tl.constexpr,
-):  # fmt: skip
-    """The rest of the step where the norm takes a pass over the weights; `more` [heads, SPLITS] sums to its square."""
-    head = tl.program_id(0).to(tl.int64)
-    s = tl.arange(0, SPLITS_PAD)
-    norm = tl.load(norm_ptr + head)
-    norm += tl.sum(tl.load(more_ptr + head * SPLITS + s, mask=s < SPLITS, other=0.0), axis=0)
-    _clip_and_update(
-        head, norm, tl.load(loss_ptr + head), small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr,
-        delta_ptr, diverged_ptr, scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr,
-        SMALL, SMALL_PAD, DELTA, DELTA_PAD,
-    )  # fmt: skip
-
-
 @triton.jit(do_not_specialize=["order_stride", "table_stride"])
 def loss_and_gradients(
-    output_ptr, gram_ptr, small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr, delta_ptr, norm_ptr,
-    loss_ptr, total_ptr, target_ptr, order_ptr, replicate_ptr, diverged_ptr, scalar_ptr, rate_ptr, decay_ptr, clip_ptr,
-    turn_ptr, span_ptr, order_stride, table_stride, low, inverse, sharpness,
+    output_ptr, logits_ptr, gram_ptr, small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr, delta_ptr,
+    squares_ptr, loss_ptr, total_ptr, target_ptr, order_ptr, replicate_ptr, diverged_ptr, scalar_ptr, rate_ptr,
+    decay_ptr, clip_ptr, turn_ptr, span_ptr, order_stride, table_stride, low, inverse, sharpness,
+    STACK: tl.constexpr, STACKS: tl.constexpr, SLOTS: tl.constexpr,
     SMALL: tl.constexpr, SMALL_PAD: tl.constexpr, SPLITS: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr,
     OUT: tl.constexpr, OUT_PAD: tl.constexpr, DELTA_PAD: tl.constexpr, CLASSES: tl.constexpr,
     CLASSES_PAD: tl.constexpr, REGRESSION: tl.constexpr, DEEP: tl.constexpr, KIND0: tl.constexpr,
@@ -159,13 +78,15 @@ def loss_and_gradients(
     AT_WEIGHT: tl.constexpr, AT_SCALER: tl.constexpr, AT_SCALE: tl.constexpr, AT_SHIFT: tl.constexpr,
     AT_BIAS0: tl.constexpr, AT_BIAS1: tl.constexpr, GRAM: tl.constexpr, TABLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From the first layer's partial outputs to every small gradient and `delta`.
+    """From a stack's partial first outputs to its small gradients and `delta` [stacks, heads, ROWS, OUT_PAD].
 
-    The squared norm of the gradients is that of the small ones and, with GRAM, of the first layer's; then clipping and
-    the small updates follow in the same program. Without GRAM, `norm` [heads] is left to `clip_and_update`. The Gram
-    matrices of the expansions are in `gram` [heads, SPLITS, ROWS, ROWS] or, with TABLE, `gram` [rows, rows] holds the
-    products of all rows of the split. `loss` [heads] is the minibatch's, `total` [heads] the epoch's sum over rows.
-    AT_* are offsets into the small tensors, -1 for none. Without DEEP the first layer's outputs are the logits.
+    Of several stacks the logits are those that `stack_outputs` left. With GRAM the first layer's gradients are part of
+    the squared norm: the Gram matrices of the expansions are in `gram` [heads, SPLITS, ROWS, ROWS] or, with TABLE,
+    `gram` [rows, rows] holds the products of all rows of the split. Where that norm is the head's, clipping and the
+    small updates follow in the same program; otherwise it goes to number STACK of `squares` [heads, SLOTS], and
+    `finish` does them. `loss` [heads] is the minibatch's, `total` [heads] the epoch's sum over rows, of the first
+    stack's program. AT_* are offsets into the small tensors, -1 for none. Without DEEP the first layer's outputs are
+    logits, and CLASSES is OUT.
     """
     head = tl.program_id(0).to(tl.int64)
     turn = tl.load(turn_ptr + head)
@@ -176,43 +97,31 @@ def loss_and_gradients(
     rows = tl.load(order + b, mask=valid, other=0).to(tl.int64)
     small = small_ptr + head * SMALL
     gradients = small_gradient_ptr + head * SMALL
+    delta_place = ((STACK * tl.num_programs(0) + head) * ROWS + b[:, None]) * OUT_PAD
     FEW: tl.constexpr = ROWS < 16
     NORM: tl.constexpr = NORM0 or NORM1
-    x = tl.zeros((ROWS, OUT_PAD), tl.float32)
-    for share in range(SPLITS):
-        x += tl.load(output_ptr + ((head * SPLITS + share) * ROWS + b[:, None]) * OUT_PAD + o[None, :])
-    if AT_BIAS0 >= 0:
-        x += tl.load(small + AT_BIAS0 + o, mask=o < OUT, other=0.0)[None, :]
-    x = tl.where(valid[:, None], x, 0.0)
+    x = first_outputs(output_ptr, small, head, valid, b, o, SPLITS, ROWS, OUT, OUT_PAD, AT_BIAS0)
+    z = x
+    if DEEP and NORM:
+        normed, z, scale, inverse_spread = layer_norm(x, o, small, OUT, AT_SCALE, AT_SHIFT)
+    if STACKS > 1:
+        logits = tl.zeros((ROWS, CLASSES_PAD), tl.float32)
+        for stack in tl.static_range(STACKS):
+            place = ((stack * tl.num_programs(0) + head) * ROWS + b[:, None]) * CLASSES_PAD
+            logits += tl.load(logits_ptr + place + c[None, :])
+    elif DEEP:
+        logits = second_outputs(
+            x, z, small, o, c, low, inverse, sharpness, ROWS, OUT, CLASSES, CLASSES_PAD, KIND0, WIDTH0, KIND1, ORDER,
+            NORM0, NORM1, AT_WEIGHT, AT_SCALER, AT_BIAS1, FEW, PRECISION,
+        )  # fmt: skip
+    else:
+        logits = x
+    loss, upper = _loss_gradient(logits, target_ptr, rows, valid, count, c, CLASSES, REGRESSION)
     norm = 0.0
     if DEEP:
         inside = (o < OUT)[:, None] & (c < CLASSES)[None, :]
-        if NORM:
-            hidden = (o < OUT)[None, :]
-            centred = tl.where(hidden, x - (tl.sum(x, axis=1) / OUT)[:, None], 0.0)
-            inverse_spread = tl.rsqrt(tl.sum(centred * centred, axis=1) / OUT + 1e-5)
-            normed = centred * inverse_spread[:, None]
-            scale = tl.load(small + AT_SCALE + o, mask=o < OUT, other=0.0)
-            shift = tl.load(small + AT_SHIFT + o, mask=o < OUT, other=0.0)
-            z = normed * scale[None, :] + shift[None, :]
         if AT_SCALER >= 0:
             s = tl.load(small + AT_SCALER + o[:, None] * CLASSES + c[None, :], mask=inside, other=0.0)
-        logits = tl.zeros((ROWS, CLASSES_PAD), tl.float32)
-        if AT_BIAS1 >= 0:
-            logits += tl.load(small + AT_BIAS1 + c, mask=c < CLASSES, other=0.0)[None, :]
-        for k in range(WIDTH0):
-            at = ((o * WIDTH0 + k) * CLASSES)[:, None] + c[None, :]
-            w = tl.load(small + AT_WEIGHT + at, mask=inside, other=0.0)
-            if AT_SCALER >= 0:
-                w *= s
-            here = z if NORM0 else x
-            logits = _outputs(logits, here, w, k, low, inverse, sharpness, KIND0, ORDER, FEW, PRECISION)
-        if KIND1 >= 0:
-            at = ((OUT * WIDTH0 + o) * CLASSES)[:, None] + c[None, :]
-            w = tl.load(small + AT_WEIGHT + at, mask=inside, other=0.0)
-            here = z if NORM1 else x
-            logits = _outputs(logits, here, w, 0, low, inverse, sharpness, KIND1, ORDER, FEW, PRECISION)
-        loss, upper = _loss_gradient(logits, target_ptr, rows, valid, count, c, CLASSES, REGRESSION)
         if AT_BIAS1 >= 0:
             bias1 = tl.sum(upper, axis=0)
             norm += tl.sum(bias1 * bias1, axis=0)
@@ -258,7 +167,7 @@ def loss_and_gradients(
             tl.store(gradients + AT_SCALER + o[:, None] * CLASSES + c[None, :], own, mask=inside)
         norm += tl.sum(tl.sum(squares, axis=1), axis=0)
         if NORM:
-            by_z = tl.where(valid[:, None] & hidden, by_z, 0.0)
+            by_z = tl.where(valid[:, None] & (o < OUT)[None, :], by_z, 0.0)
             by_scale, by_shift = tl.sum(by_z * normed, axis=0), tl.sum(by_z, axis=0)
             norm += tl.sum(by_scale * by_scale + by_shift * by_shift, axis=0)
             tl.store(gradients + AT_SCALE + o, by_scale, mask=o < OUT)
@@ -268,13 +177,14 @@ def loss_and_gradients(
             delta += (by_z - (tl.sum(by_z, axis=1) / OUT)[:, None] - along) * inverse_spread[:, None]
         delta = tl.where(valid[:, None] & (o < OUT)[None, :], delta, 0.0)
     else:
-        loss, delta = _loss_gradient(x, target_ptr, rows, valid, count, o, OUT, REGRESSION)
+        delta = upper
     if AT_BIAS0 >= 0:
         bias0 = tl.sum(delta, axis=0)
         norm += tl.sum(bias0 * bias0, axis=0)
         tl.store(gradients + AT_BIAS0 + o, bias0, mask=o < OUT)
-    tl.store(delta_ptr + (head * ROWS + b[:, None]) * OUT_PAD + o[None, :], delta)
-    tl.store(total_ptr + head, tl.load(total_ptr + head) + loss * count)
+    tl.store(delta_ptr + delta_place + o[None, :], delta)
+    if STACK == 0:
+        tl.store(total_ptr + head, tl.load(total_ptr + head) + loss * count)
     if GRAM:
         r = tl.arange(0, ROWS)
         if TABLE:
@@ -289,12 +199,15 @@ def loss_and_gradients(
         else:
             inner = tl.dot(delta, tl.trans(delta), input_precision=PRECISION)
         norm += tl.maximum(tl.sum(tl.sum(gram * inner, axis=1), axis=0), 0.0)
+    if GRAM and STACKS == 1:
         # The gradients were written by other threads than will read them.
         tl.debug_barrier()
-        _clip_and_update(
+        clip_and_update(
             head, norm, loss, small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr, delta_ptr, diverged_ptr,
             scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr, SMALL, SMALL_PAD, ROWS * OUT_PAD, DELTA_PAD,
+            STACKS,
         )  # fmt: skip
     else:
-        tl.store(norm_ptr + head, norm)
-        tl.store(loss_ptr + head, loss)
+        tl.store(squares_ptr + head * SLOTS + STACK, norm)
+        if STACK == 0:
+            tl.store(loss_ptr + head, loss)

@@ -11,13 +11,13 @@ from pipeline.fit.gpu.bases import slope, value
 
 __all__ = [
     "adamw",
-    "affine_rows",
     "backward_tile",
     "delta_rows",
+    "dot",
     "forward_tile",
     "gradient_tile",
+    "inputs_of",
     "one_minus_power",
-    "rows_of",
 ]
 
 #: Logarithms of AdamW's 0.9 and 0.999.
@@ -50,12 +50,30 @@ def one_minus_power(steps, LOG: tl.constexpr):
 
 
 @triton.jit
-def rows_of(x_ptr, rows_ptr, i, inside, INPUTS: tl.constexpr, BATCH: tl.constexpr):
-    """The inputs i of every row of a small minibatch, as a tuple of vectors: they share the layout of a weight tile."""
-    found = ()
-    for r in tl.static_range(BATCH):
-        row = tl.load(rows_ptr + r).to(tl.int64)
-        found = found + (tl.load(x_ptr + row * INPUTS + i, mask=inside, other=0.0),)
+def inputs_of(
+    x_ptr, affine_ptr, rows_ptr, places, i, inside, INPUTS: tl.constexpr, BATCH: tl.constexpr, NORM: tl.constexpr,
+    FEW: tl.constexpr,
+):  # fmt: skip
+    """The inputs i of every row of a minibatch; with NORM times a scale, plus a shift, from `affine` [2, inputs].
+
+    Few rows are named by `rows` and come as a tuple of vectors, which share the layout of a weight tile; more as a
+    tensor [rows, i] from the places [rows, 1] where they begin.
+    """
+    if NORM:
+        scale = tl.load(affine_ptr + i, mask=inside, other=0.0)
+        shift = tl.load(affine_ptr + INPUTS + i, mask=inside, other=0.0)
+    if FEW:
+        found = ()
+        for r in tl.static_range(BATCH):
+            row = tl.load(rows_ptr + r).to(tl.int64)
+            x = tl.load(x_ptr + row * INPUTS + i, mask=inside, other=0.0)
+            if NORM:
+                x = x * scale + shift
+            found = found + (x,)
+    else:
+        found = tl.load(x_ptr + places + i[None, :], mask=inside[None, :], other=0.0)
+        if NORM:
+            found = found * scale[None, :] + shift[None, :]
     return found
 
 
@@ -69,11 +87,32 @@ def delta_rows(delta_ptr, o, BATCH: tl.constexpr, OUT_PAD: tl.constexpr):
 
 
 @triton.jit
-def affine_rows(rows, scale, shift, BATCH: tl.constexpr):
-    """Each row times scale plus shift."""
-    found = ()
-    for r in tl.static_range(BATCH):
-        found = found + (rows[r] * scale + shift,)
+def _halves(x):
+    """x as a number of TF32's 11 bits and the rest."""
+    high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return high, x - high
+
+
+@triton.jit
+def dot(a, b, PRECISION: tl.constexpr):
+    """The product a [m, k] b [k, n] on the matrix units; with `tf32x3` it is float32's within 5e-7.
+
+    Triton's own `tf32x3` takes a seventh more instructions, as it guards against infinities, which here freeze a head.
+    """
+    if PRECISION == "tf32x3":
+        a, a_rest = _halves(a)
+        b, b_rest = _halves(b)
+        if a.shape[0] >= 64:
+            found = tl.dot(a_rest, b, input_precision="tf32")
+            found = tl.dot(a, b_rest, found, input_precision="tf32")
+            found = tl.dot(a, b, found, input_precision="tf32")
+        else:
+            # A warp has few sums then, and waits for each; subtracting keeps the compiler from making one sum of three.
+            rest = -tl.dot(a_rest, b, input_precision="tf32")
+            other = -tl.dot(a, b_rest, input_precision="tf32")
+            found = tl.dot(a, b, input_precision="tf32") - (rest + other)
+    else:
+        found = tl.dot(a, b, input_precision=PRECISION)
     return found
 
 
@@ -88,8 +127,7 @@ def gradient_tile(
         for r in tl.static_range(1, BATCH):
             g += value(x[r], k, low, inverse, sharpness, KIND, ORDER)[:, None] * delta[r][None, :]
     else:
-        phi = value(x, k, low, inverse, sharpness, KIND, ORDER)
-        g = tl.dot(tl.trans(phi), delta, input_precision=PRECISION)
+        g = dot(tl.trans(value(x, k, low, inverse, sharpness, KIND, ORDER)), delta, PRECISION)
     return g
 
 
@@ -113,24 +151,24 @@ def forward_tile(
                     inner = inner + (gram[r * BATCH + c] + phis[r] * phis[c],)
     else:
         phi = tl.where(inside[None, :], value(x, k, low, inverse, sharpness, KIND, ORDER), 0.0)
-        found = tl.dot(phi, w, sums, input_precision=PRECISION)
+        found = sums + dot(phi, w, PRECISION)
         inner = gram
         if GRAM:
-            inner = tl.dot(phi, tl.trans(phi), gram, input_precision=PRECISION)
+            inner = gram + dot(phi, tl.trans(phi), PRECISION)
     return found, inner
 
 
 @triton.jit
 def backward_tile(
-    back, z, w, delta, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, BATCH: tl.constexpr,
-    FEW: tl.constexpr, PRECISION: tl.constexpr,
+    back, x, w, delta, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr,
+    BATCH: tl.constexpr, FEW: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add what basis k hands down to its input z: [rows, i], or for few rows [i, o] of each, not yet times delta."""
+    """Add what basis k hands down to its input x: [rows, i], or for few rows [i, o] of each, not yet times delta."""
     if FEW:
         found = ()
         for r in tl.static_range(BATCH):
-            found = found + (back[r] + slope(z[r], k, low, inverse, sharpness, KIND, ORDER)[:, None] * w,)
+            found = found + (back[r] + slope(x[r], k, low, inverse, sharpness, KIND, ORDER)[:, None] * w,)
     else:
-        found = tl.dot(delta, tl.trans(w), input_precision=PRECISION)
-        found = back + found * slope(z, k, low, inverse, sharpness, KIND, ORDER)
+        found = dot(delta, tl.trans(w), PRECISION)
+        found = back + found * slope(x, k, low, inverse, sharpness, KIND, ORDER)
     return found

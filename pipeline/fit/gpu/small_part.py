@@ -5,8 +5,9 @@ from typing import Any
 import torch
 import triton
 
-from pipeline.fit.gpu.part import Part, grid_numbers, kinds
+from pipeline.fit.gpu.part import Part
 from pipeline.fit.gpu.small import train_small
+from pipeline.fit.gpu.stack import grid_numbers, kinds
 from pipeline.heads.network import NetworkSpec
 
 __all__ = ["SmallPart", "stays_on_chip"]
@@ -48,9 +49,9 @@ class SmallPart(Part):
         """Train up to `LAUNCH_STEPS` steps."""
         (first, last), rows = self.network.layers, self.rows
         split = first.inputs * first.widths[0]
-        train_small[(self.heads,)](
+        train_small[(self.count,)](
             self.tensors["layers.0.weight"], *self.moments["layers.0.weight"], *self.small[:3], rows.expansion,
-            rows.table, rows.targets, self.order, self.replicate_of, self.diverged_at, self.total, *self.vectors,
+            rows.tables[0], rows.targets, self.order, self.replicate_of, self.diverged_at, self.total, *self.vectors,
             self.turn, self.span, self.order.shape[1], len(rows.targets), LAUNCH_STEPS, *grid_numbers(last),
             FEATURES=first.features, SPLIT=split, FIRST_PAD=triton.next_power_of_2(split),
             SECOND_PAD=triton.next_power_of_2(max(1, first.features - split)), OUT=first.outputs,

@@ -7,7 +7,7 @@ import triton
 from pipeline.errors import ConfigError
 from pipeline.heads.network import NetworkSpec
 
-__all__ = ["FEW_ROWS", "Tuning"]
+__all__ = ["FEW_ROWS", "Tuning", "narrow", "padded_rows", "row_stride"]
 
 #: Up to this many rows, products are sums over rows on the ordinary units; above, they go to the matrix units.
 FEW_ROWS = 4
@@ -18,9 +18,10 @@ class Tuning:
     """Sizes of tiles and numbers of programs; buffers are laid out by them, so they never change afterwards.
 
     `tile` is a tile's inputs, `splits` the programs of a head's first layer, `warps` and `stages` Triton's, for the
-    first layer, its norm, the kernels between (middle) and heads on the chip (small); `parts` divide the pack into
-    streams of their own; `precision` is that of products on the matrix units (`tl.dot`); with `table`, Gram matrices
-    are looked up among the products of all rows, where these fit.
+    first layer, its norm, the kernels between (middle) and heads on the chip (small); `registers` bound those of the
+    first layer's threads; `parts` divide the pack into streams of their own; `precision` is that of products on the
+    matrix units (`gpu.products.dot`); with `table`, Gram matrices are looked up among the products of all rows, where
+    these fit.
     """
 
     tile: int
@@ -32,6 +33,7 @@ class Tuning:
     norm_stages: int = 3
     middle_warps: int = 4
     small_warps: int = 4
+    registers: int | None = None
     parts: int = 2
     precision: str = "tf32x3"
     table: bool = True
@@ -51,17 +53,42 @@ class Tuning:
     def chosen(cls, network: NetworkSpec, rows: int, heads: int) -> "Tuning":
         """The measured choice for minibatches padded to `rows`."""
         few = rows < 16
-        tile = 8 if few else 16
         first = network.layers[0]
-        tiles = -(-first.inputs // tile)
-        return cls(
-            tile=tile, splits=max(1, min(8 if few else 4, tiles)), norm_tile=8 if few else 16 if first.normed else 32,
-            parts=2 if heads >= 64 else 1
-        )  # fmt: skip
+        normed = any(network.layers[chain[0]].normed for chain in network.chains)
+        sizes = {"tile": 8 if few else 16, "norm_tile": 8 if few else 16 if normed else 32}
+        if narrow(network) and rows == 16:
+            sizes = dict.fromkeys(sizes, 32) | {"warps": 2, "norm_warps": 2, "stages": 2, "norm_stages": 2}
+        elif narrow(network) and rows == 64:
+            sizes |= {"registers": 128, "norm_tile": 64, "norm_stages": 2}
+        elif normed and rows == 64 and first.outputs <= 64:
+            sizes |= {"norm_tile": 64, "norm_stages": 1}
+        splits = max(1, min(8 if few else 4, -(-first.inputs // sizes["tile"])))
+        return cls(splits=splits, parts=2 if heads >= 64 else 1, **sizes)
 
 
-def padded_rows(batch_size: int) -> int:
-    """Rows of a minibatch as the kernels see them: a few as they are, else a power of two of at least 16."""
-    if batch_size <= FEW_ROWS:
+def narrow(network: NetworkSpec) -> bool:
+    """Whether first layers behind a layer norm have few outputs: then their bases cost more than their products."""
+    firsts = [network.layers[chain[0]] for chain in network.chains]
+    return len(network.chains[0]) == 2 and firsts[0].outputs <= 32 and any(first.normed for first in firsts)
+
+
+def padded_rows(network: NetworkSpec, batch_size: int) -> int:
+    """Rows of a minibatch as the kernels see them: a few as they are, else a power of two of at least 16.
+
+    Few rows' bases are evaluated anew for every other output, which in narrow layers costs more than rows of nothing.
+    """
+    if batch_size <= FEW_ROWS and not narrow(network):
         return batch_size if batch_size & (batch_size - 1) == 0 else 4
     return max(16, triton.next_power_of_2(batch_size))
+
+
+def row_stride(width: int) -> int:
+    """Numbers from one row of weights to the next: whole vectors of memory where that adds an eighth at most.
+
+    Rows of 22 numbers would begin in the middle of a sector, and vectors of two would be all that loads can take.
+    """
+    for whole in (8, 4):
+        stride = -(-width // whole) * whole
+        if stride * 8 <= width * 9:
+            return stride
+    return width
