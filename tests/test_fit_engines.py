@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.fit.engines import ready_engine
 from pipeline.fit.native_engine import NativeEngine, supports
 from pipeline.heads.families import ACTIVATIONS, PACKABLE, build_network
 from pipeline.heads.resolve import resolve
@@ -184,6 +185,22 @@ def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
         assert found["loss"] < 2e-6
         # Bias corrections of four digits, as 1 - exp(-0.001) has in float32, would show here.
         assert found["outputs"] < 5e-6
+
+
+@needs_triton
+@pytest.mark.parametrize("fits", [True, False])
+def test_kernels_that_do_not_fit_make_way_for_smaller_ones(fits, monkeypatch, capsys):
+    class Fused:
+        @staticmethod
+        def prepare(*given):
+            assert given[2] == "training rows"
+            return fits
+
+    monkeypatch.setattr("pipeline.fit.engines.choose_engine", lambda *_: Fused)
+    config = resolve("effi_kan", seed=0, features="mean")
+    found = ready_engine(build_network(config, 8, 2), [config], lambda: "training rows", torch.zeros(4))
+    assert found.__name__ == ("Fused" if fits else "GraphedEngine")
+    assert ("shared memory" in capsys.readouterr().err) is not fits
 
 
 @needs_triton

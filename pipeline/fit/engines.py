@@ -2,14 +2,18 @@
 
 import importlib.util
 import os
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from pipeline.fit.engine import Engine, PlainEngine
+from pipeline.fit.predict import FirstLayer
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.network import NetworkSpec
+from pipeline.progress import say
 
-__all__ = ["choose_engine"]
+__all__ = ["choose_engine", "ready_engine"]
 
 
 def choose_engine(network: NetworkSpec, config: HeadConfig, device: torch.device) -> type[Engine]:
@@ -27,3 +31,19 @@ def choose_engine(network: NetworkSpec, config: HeadConfig, device: torch.device
             return engine.TritonEngine
         return graphed.GraphedEngine if graphed.supports(network, config) else PlainEngine
     return PlainEngine
+
+
+def ready_engine(
+    network: NetworkSpec, configs: Sequence[HeadConfig], source: Callable[[], FirstLayer], targets: Tensor
+) -> type[Engine]:
+    """`choose_engine`'s for a pack, its kernels compiled; another one where a GPU cannot hold them.
+
+    `source` makes the training rows for an engine that compiles.
+    """
+    kind = choose_engine(network, configs[0], targets.device)
+    if not hasattr(kind, "prepare") or kind.prepare(network, configs, source(), targets):
+        return kind
+    from pipeline.fit.gpu.graphed import GraphedEngine
+
+    say(f"{configs[0].head}: fused kernels need more shared memory than this GPU has; steps go layer by layer")
+    return GraphedEngine

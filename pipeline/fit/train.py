@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.fit.attention import TokenSource
 from pipeline.fit.data import FitData, replicate
-from pipeline.fit.engine import Epoch
-from pipeline.fit.engines import choose_engine
+from pipeline.fit.engine import Engine, Epoch
+from pipeline.fit.engines import ready_engine
 from pipeline.fit.predict import FirstLayer, first_layer, outputs, split_loss, split_metrics
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
@@ -104,7 +104,7 @@ class _Pack:
             begun = (
                 starts(configs, self.network, device) if draws is None else {n: t.to(device) for n, t in draws.items()}
             )
-            prepared.result()
+            self._kind = prepared.result()
         begun = start_knots(self.network, len(configs), device) | begun
         if self.shape.update_grid:
             self._update_grid(begun, torch.ones(len(configs), dtype=torch.bool))
@@ -118,11 +118,9 @@ class _Pack:
         self.steps = -(-len(self.replicates[0].train) // self.shape.batch_size)
         self.curves: list[list[tuple[float, float, float]]] = [[] for _ in configs]
 
-    def _prepare(self) -> None:
-        """What an engine can do while heads are drawn."""
-        kind = choose_engine(self.network, self.shape, self.device)
-        if hasattr(kind, "prepare"):
-            kind.prepare(self.network, self.configs, self._source("train"), self.targets)
+    def _prepare(self) -> type[Engine]:
+        """The engine's class, when it has done what it can while heads are drawn."""
+        return ready_engine(self.network, self.configs, lambda: self._source("train"), self.targets)
 
     def _begin(self, tensors: dict[str, Tensor]) -> None:
         """An engine, rows and a best epoch for the network as it is now, from these tensors."""
@@ -131,9 +129,7 @@ class _Pack:
         self.validation = None
         if self.shape.protocol == "published":
             self.validation = self._source(self.data.reported[0])
-        self.engine = choose_engine(self.network, self.shape, self.device)(
-            self.network, tensors, self.configs, self.train, self.targets
-        )
+        self.engine = self._kind(self.network, tensors, self.configs, self.train, self.targets)
         heads = len(self.configs)
         self.best = _Best(
             {name: tensor.clone() for name, tensor in self.engine.tensors.items()},
@@ -154,6 +150,7 @@ class _Pack:
         how = "nested, functions stay as they are" if found.nested else "not nested, functions are least-squares fits"
         say(f"{self.shape.head}: grid {old} to {intervals} before epoch {epoch + 1}: {how}")
         self.network = found.network
+        self._kind = self._prepare()
         self._begin(found.tensors)
         self.engine.resume(epoch * self.steps, diverged)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from pipeline.fit.engine import Epoch, head_vectors
 from pipeline.fit.gpu.bases import KINDS
@@ -152,10 +153,11 @@ class TritonEngine:
     @classmethod
     def prepare(
         cls, network: NetworkSpec, configs: Sequence[HeadConfig], source: FirstLayer, targets: Tensor
-    ) -> None:  # fmt: skip
+    ) -> bool:  # fmt: skip
         """Compile the kernels side by side, for a pack of any size like this, while its heads are not drawn yet.
 
-        One after another, and each one's launcher behind it, they take as long as some epochs.
+        One after another, and each one's launcher behind it, they take as long as some epochs. Returns whether the GPU
+        has what they need: wide layers and large minibatches can take more shared memory than there is.
         """
         device = targets.device
         blank = {name: torch.zeros(2, *shape, device=device) for name, shape in network.shapes().items()}
@@ -167,8 +169,12 @@ class TritonEngine:
             with triton.AsyncCompileMode(workers):
                 asked = [kernel for part in engine.parts for kernel in part.compile()]
                 ready = [workers.submit(_make_ready, kernel) for kernel in asked]
-            for one in ready:
-                one.result()
+            try:
+                for one in ready:
+                    one.result()
+            except OutOfResources:
+                return False
+        return True
 
     def run(self, epoch: Epoch) -> Tensor:
         """Train one epoch; returns the mean loss of every head [heads]."""
