@@ -13,7 +13,7 @@ import torch
 from pipeline.device import hardware, resolve_device
 from pipeline.fit.bench_document import Contestant, document, shape_name
 from pipeline.fit.engine import Epoch
-from pipeline.fit.engines import choose_engine
+from pipeline.fit.engines import ready_engine
 from pipeline.fit.predict import FirstLayer
 from pipeline.fit.rivals import RIVALS, alone, missing, stacked
 from pipeline.heads.cost import parameters
@@ -159,7 +159,7 @@ class _Cell:
         one = start(configs[0], network)
         tensors = {name: tensor.to(self.on) for name, tensor in stack([one] * heads).items()}
         source = FirstLayer(network, self.x.cpu().numpy(), self.on)
-        engine = choose_engine(network, configs[0], self.on)(network, tensors, configs, source, self.y)
+        engine = ready_engine(network, configs, lambda: source, self.y)(network, tensors, configs, source, self.y)
         generator = torch.Generator().manual_seed(1)
         orders = torch.stack([torch.randperm(ROWS, generator=generator) for _ in range(heads)])
         which, epochs = torch.arange(heads), itertools.count()

@@ -45,5 +45,5 @@ def ready_engine(
         return kind
     from pipeline.fit.gpu.graphed import GraphedEngine
 
-    say(f"{configs[0].head}: fused kernels need more shared memory than this GPU has; steps go layer by layer")
+    say(f"{configs[0].head}: fused kernels need more memory on the chip than this GPU has; steps go layer by layer")
     return GraphedEngine

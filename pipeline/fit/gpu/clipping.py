@@ -15,7 +15,7 @@ BLOCK = tl.constexpr(2048)
 def clip_and_update(
     head, norm, loss, small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr, delta_ptr, diverged_ptr,
     scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr,
-    SMALL: tl.constexpr, SMALL_PAD: tl.constexpr, DELTA: tl.constexpr, DELTA_PAD: tl.constexpr, STACKS: tl.constexpr,
+    SMALL: tl.constexpr, SMALL_PAD: tl.constexpr, DELTA: tl.constexpr, STACKS: tl.constexpr,
 ):  # fmt: skip
     """Clip `delta` [STACKS, heads, DELTA] in place, update the small tensors, leave the head's `scalar` row.
 
@@ -43,11 +43,11 @@ def clip_and_update(
     tl.store(scalar_ptr + head * 4 + 1, rate)
     tl.store(scalar_ptr + head * 4 + 2, correction)
     tl.store(scalar_ptr + head * 4 + 3, factor)
-    i = tl.arange(0, DELTA_PAD)
+    i = tl.arange(0, DELTA)
     for stack in tl.static_range(STACKS):
         place = (stack * tl.num_programs(0) + head) * DELTA + i
-        d = tl.load(delta_ptr + place, mask=i < DELTA, other=0.0)
-        tl.store(delta_ptr + place, tl.where(live, d * factor, 0.0), mask=i < DELTA)
+        d = tl.load(delta_ptr + place)
+        tl.store(delta_ptr + place, tl.where(live, d * factor, 0.0))
     EACH: tl.constexpr = SMALL_PAD if SMALL_PAD < BLOCK else BLOCK
     for begin in range(0, SMALL, EACH):
         j = begin + tl.arange(0, EACH)
@@ -68,7 +68,7 @@ def clip_and_update(
 def finish(
     small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr, delta_ptr, squares_ptr, loss_ptr,
     diverged_ptr, scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr,
-    SMALL: tl.constexpr, SMALL_PAD: tl.constexpr, DELTA: tl.constexpr, DELTA_PAD: tl.constexpr,
+    SMALL: tl.constexpr, SMALL_PAD: tl.constexpr, DELTA: tl.constexpr,
     STACKS: tl.constexpr, SLOTS: tl.constexpr, SLOTS_PAD: tl.constexpr,
 ):  # fmt: skip
     """The rest of a step whose norm more than one kernel found: `squares` [heads, SLOTS] sum to its square."""
@@ -78,5 +78,5 @@ def finish(
     clip_and_update(
         head, norm, tl.load(loss_ptr + head), small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr,
         delta_ptr, diverged_ptr, scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr,
-        SMALL, SMALL_PAD, DELTA, DELTA_PAD, STACKS,
+        SMALL, SMALL_PAD, DELTA, STACKS,
     )  # fmt: skip

@@ -63,9 +63,12 @@ def products_of_rows(layer: LayerSpec, features: Tensor) -> Tensor:
 
 
 def _make_ready(kernel: Any) -> None:
-    """Wait until a kernel is compiled, then compile what launches it."""
+    """Wait until a kernel is compiled, then compile what launches it; raises `OutOfResources` where it does not fit.
+
+    Each time: `CompiledKernel.run` would raise the first time alone.
+    """
     compiled = kernel.result() if hasattr(kernel, "result") else kernel
-    _ = compiled.run
+    _ = compiled[(1, 1, 1)]
 
 
 class TritonEngine:

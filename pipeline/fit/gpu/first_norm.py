@@ -76,6 +76,7 @@ def gradient_norm(
                 w = tl.load(weight_ptr + at, mask=mask, other=0.0)
                 if SCALER:
                     own += w * g
+                    w *= s
                 if NORM0:
                     back = backward_tile(
                         back, x, w, delta, k, low, inverse, sharpness, KIND0, ORDER, BATCH, FEW, PRECISION

@@ -72,7 +72,7 @@ def loss_and_gradients(
     decay_ptr, clip_ptr, turn_ptr, span_ptr, order_stride, table_stride, low, inverse, sharpness,
     STACK: tl.constexpr, STACKS: tl.constexpr, SLOTS: tl.constexpr,
     SMALL: tl.constexpr, SMALL_PAD: tl.constexpr, SPLITS: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr,
-    OUT: tl.constexpr, OUT_PAD: tl.constexpr, DELTA_PAD: tl.constexpr, CLASSES: tl.constexpr,
+    OUT: tl.constexpr, OUT_PAD: tl.constexpr, CLASSES: tl.constexpr,
     CLASSES_PAD: tl.constexpr, REGRESSION: tl.constexpr, DEEP: tl.constexpr, KIND0: tl.constexpr,
     WIDTH0: tl.constexpr, KIND1: tl.constexpr, ORDER: tl.constexpr, NORM0: tl.constexpr, NORM1: tl.constexpr,
     AT_WEIGHT: tl.constexpr, AT_SCALER: tl.constexpr, AT_SCALE: tl.constexpr, AT_SHIFT: tl.constexpr,
@@ -198,13 +198,15 @@ def loss_and_gradients(
             inner = tl.sum(delta[:, None, :] * delta[None, :, :], axis=2)
         else:
             inner = tl.dot(delta, tl.trans(delta), input_precision=PRECISION)
-        norm += tl.maximum(tl.sum(tl.sum(gram * inner, axis=1), axis=0), 0.0)
+        found = tl.sum(tl.sum(gram * inner, axis=1), axis=0)
+        # Not `tl.maximum`, which on a GPU makes zero of what is not a number.
+        norm += tl.where(found < 0, 0.0, found)
     if GRAM and STACKS == 1:
         # The gradients were written by other threads than will read them.
         tl.debug_barrier()
         clip_and_update(
             head, norm, loss, small_ptr, small_first_ptr, small_second_ptr, small_gradient_ptr, delta_ptr, diverged_ptr,
-            scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr, SMALL, SMALL_PAD, ROWS * OUT_PAD, DELTA_PAD,
+            scalar_ptr, rate_ptr, decay_ptr, clip_ptr, turn_ptr, span_ptr, SMALL, SMALL_PAD, ROWS * OUT_PAD,
             STACKS,
         )  # fmt: skip
     else:

@@ -91,8 +91,8 @@ class Part(Heads):
             finish, (self.count,),
             *self.small, self._delta, self._squares, self.loss, self.diverged_at, self.scalar, *self.vectors,
             self.turn, self.span, SMALL=numbers, SMALL_PAD=triton.next_power_of_2(numbers), DELTA=delta,
-            DELTA_PAD=triton.next_power_of_2(delta), STACKS=len(self.stacks), SLOTS=slots,
-            SLOTS_PAD=triton.next_power_of_2(slots), num_warps=4,
+            STACKS=len(self.stacks), SLOTS=slots,
+            SLOTS_PAD=triton.next_power_of_2(slots), num_warps=self.tuning.middle_warps,
         )  # fmt: skip
 
     def _urgently(self, work: Callable[[], None]) -> None:

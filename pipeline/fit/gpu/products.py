@@ -97,7 +97,8 @@ def _halves(x):
 def dot(a, b, PRECISION: tl.constexpr):
     """The product a [m, k] b [k, n] on the matrix units; with `tf32x3` it is float32's within 5e-7.
 
-    Triton's own `tf32x3` takes a seventh more instructions, as it guards against infinities, which here freeze a head.
+    Triton's own `tf32x3` takes a seventh more instructions, as it keeps infinities; what is not a number freezes a
+    head as well.
     """
     if PRECISION == "tf32x3":
         a, a_rest = _halves(a)

@@ -87,7 +87,7 @@ class Stack:
     """One stack of layers: its first layer's passes over the weights, and the small kernels between them."""
 
     def __init__(self, heads: Heads, number: int, shared: dict[str, Tensor], slot: int) -> None:
-        """`shared` has the `delta`, `logits` and `squares` of all stacks; `slot` is the first of its norm's parts."""
+        """`shared` has the `delta`, `logits` and `squares` of all stacks; in `slot` begin those that `norm` finds."""
         network, tuning, count, device = heads.network, heads.tuning, heads.count, heads.total.device
         chain = network.chains[number]
         self.heads, self.number, self.slot = heads, number, slot
@@ -178,7 +178,7 @@ class Stack:
             self.squares, heads.loss, heads.total, rows.targets, heads.order, heads.replicate_of, heads.diverged_at,
             heads.scalar, *heads.vectors, heads.turn, heads.span, heads.order.shape[1], len(rows.targets),
             *grid_numbers(self.last), STACKS=heads.network.stacks, SLOTS=self.squares.shape[1],
-            SMALL_PAD=triton.next_power_of_2(numbers), DELTA_PAD=triton.next_power_of_2(heads.padded * self.out_pad),
+            SMALL_PAD=triton.next_power_of_2(numbers),
             REGRESSION=rows.targets.dtype == torch.float32, GRAM=not self.passes, TABLE=self.table is not None,
             **self._small_shape(),
         )  # fmt: skip

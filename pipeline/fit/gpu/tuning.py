@@ -20,8 +20,8 @@ class Tuning:
     `tile` is a tile's inputs, `splits` the programs of a head's first layer, `warps` and `stages` Triton's, for the
     first layer, its norm, the kernels between (middle) and heads on the chip (small); `registers` bound those of the
     first layer's threads; `parts` divide the pack into streams of their own; `precision` is that of products on the
-    matrix units (`gpu.products.dot`); with `table`, Gram matrices are looked up among the products of all rows, where
-    these fit.
+    matrix units (`gpu.products.dot`, and `tl.dot` in the kernels between); with `table`, Gram matrices are looked up
+    among the products of all rows, where these fit.
     """
 
     tile: int
@@ -46,6 +46,8 @@ class Tuning:
         for name in ("splits", "stages", "norm_stages", "parts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"tuning: expected {name} of at least 1, found {getattr(self, name)}")
+        if self.registers is not None and not 24 <= self.registers <= 255:
+            raise ConfigError(f"tuning: expected 24 to 255 registers, found {self.registers}")
         if self.precision not in ("tf32", "tf32x3", "ieee"):
             raise ConfigError(f"tuning: expected precision tf32, tf32x3 or ieee, found {self.precision!r}")
 
