@@ -45,6 +45,9 @@ class Loading(Absent):
     def __init__(self, shared_memory: int) -> None:
         self.utils, self._properties = self, {"max_shared_mem": shared_memory}
 
+    def get_current_device(self) -> int:
+        return 1  # Triton keeps its compiler by the device
+
     def get_device_properties(self, _: int) -> dict[str, int]:
         return self._properties
 

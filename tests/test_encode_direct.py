@@ -18,6 +18,7 @@ from pipeline.encode import tokens
 from pipeline.encode.blocks import encode_block
 from pipeline.encode.checkpoint import read_weights
 from pipeline.encode.encoders import resolve
+from pipeline.encode.files import tokenizer_sha256
 from pipeline.encode.load import load, load_model
 from pipeline.encode.models import Models
 from pipeline.encode.packed import PackedEncoder
@@ -39,7 +40,8 @@ def edit(path, **changes):
 
 def as_transformers(folder, max_length):
     made = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return Tokeniser(made.backend_tokenizer, max_length, types="token_type_ids" in made.model_input_names)
+    types = "token_type_ids" in made.model_input_names
+    return Tokeniser(made.backend_tokenizer, max_length, types=types, side=made.truncation_side)
 
 
 def assert_same_tokens(folder):
@@ -107,6 +109,8 @@ def test_a_long_text_is_cut_where_it_leaves_no_trace(tmp_path, monkeypatch, make
     whole = [Row("the end of me " * n, None, 0) for n in (1, 9, 40)]
     whole += [Row("z" * 99 + " a\t\n" * 30 + "é [MASK]  \ud83d", pair, 0) for pair in (None, "the other", "")]
     whole += [Row("the few", "a lot of this, and more. " * 20, 0), Row("x" * 900 + " the", "y " * 90, 0)]
+    marks = "a,bee;the-men." * 60
+    whole += [Row(text, None, 0) for text in (marks, "the\u00a0men\u2003" * 60, "中é" * 300, "!?" * 400, "the" * 300)]
     tokeniser, theirs = load_tokeniser(folder, "it", 24), as_transformers(folder, 24)
     expected = theirs(whole)
     for size in (8, 40, 200):
@@ -116,7 +120,8 @@ def test_a_long_text_is_cut_where_it_leaves_no_trace(tmp_path, monkeypatch, make
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert found.truncated == expected.truncated
     monkeypatch.setattr(tokens, "LONG_TEXT", 40)
-    assert len(tokens._shortened(tokeniser._backend, whole[2].text)) < len(whole[2].text) / 2
+    for text in (whole[2].text, marks):
+        assert len(tokens._shortened(tokeniser._backend, text)) < len(text) / 2
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet", "electra", "albert"])
@@ -147,6 +152,7 @@ CHANGES = {
     "added tokens": lambda folder: (
         options(added_tokens_decoder=...)(folder), edit(folder / "added_tokens.json", **{"[extra]": len(WORDS)})
     ),
+    "truncated at the left": options(truncation_side="left"),
     "a class of its own": options(tokenizer_class="MPNetTokenizer"),
 }  # fmt: skip
 
@@ -157,6 +163,23 @@ def test_a_file_that_is_not_what_its_class_makes_is_left_to_transformers(tmp_pat
     change(folder)
     assert read_tokenizer(folder) is None
     assert_same_tokens(folder)
+
+
+def test_truncation_at_the_left_keeps_the_end(tmp_path):
+    folder = bert(tmp_path)
+    right = tokenizer_sha256(folder, "it")
+    options(truncation_side="left")(folder)
+    found = load_tokeniser(folder, "it", 6)([Row("the " * 9 + "men", None, 0)])
+    assert [WORDS[number] for number in found.ids[-3:]] == ["##e", "##n", "[SEP]"]
+    assert tokenizer_sha256(folder, "it") != right
+
+
+def test_a_row_without_a_token_is_named(tmp_path):
+    folder = roberta(tmp_path)
+    edit(folder / "tokenizer.json", post_processor=None)
+    tokeniser = Tokeniser(Tokenizer.from_file(str(folder / "tokenizer.json")), 24, types=False)
+    with pytest.raises(EncoderError, match=r"expected a token of every row at least, found none of '': .*leave empty"):
+        tokeniser([Row("the", None, 0), Row("", None, 0)])
 
 
 def test_what_is_no_tokenizer_is_an_error_of_one_line(tmp_path):

@@ -8,14 +8,16 @@ import encoders
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5EncoderModel
 
 from pipeline.device import resolve_device
 from pipeline.encode import encoders as registry
 from pipeline.encode.encoders import ENCODERS, resolve
-from pipeline.encode.load import load
+from pipeline.encode.load import load, load_model
 from pipeline.encode.request import Options
 from pipeline.errors import ConfigError, DeviceError, EncoderError
 from pipeline.hashing import hash_file
+from pipeline.sources import Row
 
 CPU = torch.device("cpu")
 
@@ -196,6 +198,20 @@ def no_lengths(folder):
     edit(folder / "tokenizer_config.json", lambda value: value.pop("model_max_length"))
 
 
+def text_for_a_number(folder):
+    edit(folder / "config.json", lambda value: value.update(max_position_embeddings="64"))
+
+
+def list_of_shards(folder):
+    remove("model.safetensors")(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ["a", "b"]}')
+
+
+def no_modules(folder):
+    remove("config.json")(folder)
+    (folder / "modules.json").write_text('{"0": "Transformer"}')
+
+
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -207,6 +223,9 @@ def no_lengths(folder):
         (no_tokenizer, EncoderError, "expected a tokenizer beside the weights"),
         (no_lengths, ConfigError, "expected a maximum length"),
         (lambda folder: (folder / "config.json").write_text("{"), EncoderError, "expected JSON in "),
+        (text_for_a_number, EncoderError, "expected a whole number as max_position_embeddings in config.json, found"),
+        (list_of_shards, EncoderError, "expected an object as weight_map of model.safetensors.index.json"),
+        (no_modules, EncoderError, "expected a list of modules in modules.json, found"),
     ],
 )
 def test_folders_that_are_no_encoder(copy, damage, error, message):
@@ -245,6 +264,53 @@ def test_extra_weights_of_the_encoder_are_said_those_of_heads_are_not(copy, caps
     change_weights(folder, lambda tensors: tensors.update({"encoder.layer.9.output.dense.bias": torch.zeros(3)}))
     load(resolve(str(folder)), 64, CPU, "float32", None)
     assert "1 weights of the checkpoint are not used (encoder.layer.9.output.dense.bias)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("heads", [0, 5])
+def test_heads_that_do_not_divide_the_width_are_refused(copy, heads):
+    folder = copy("bert")
+    edit(folder / "config.json", lambda value: value.update(num_attention_heads=heads))
+    with pytest.raises(EncoderError, match="expected a model that AutoModel reads"):
+        load(resolve(str(folder)), 64, CPU, "float32", None)
+
+
+def test_a_declared_precision_does_not_round_the_weights(copy):
+    folder = copy("bert")
+    edit(folder / "config.json", lambda value: value.update(dtype="float16", torch_dtype="float16"))
+    kept = load_file(folder / "model.safetensors")
+    for name, tensor in load_model(resolve(str(folder))).state_dict().items():
+        assert torch.equal(tensor, kept[name])
+
+
+def test_a_classifiers_pooler_is_not_the_encoders(copy):
+    folder = copy("bert")
+    assert "pooled" in resolve(str(folder)).features
+    tensors = load_file(folder / "model.safetensors")
+    under = {f"bert.{name}": tensor for name, tensor in tensors.items()}
+    save_file(under, folder / "model.safetensors", {"format": "pt"})
+    assert "pooled" in resolve(str(folder)).features
+    own = {name: tensor for name, tensor in under.items() if "pooler" not in name}
+    save_file(own | {"pooler.dense.weight": torch.zeros(3, 3)}, folder / "model.safetensors", {"format": "pt"})
+    assert "pooled" not in resolve(str(folder)).features
+
+
+def test_of_an_encoder_with_a_decoder_the_encoder_is_enough(tmp_path):
+    torch.manual_seed(0)
+    tokens = encoders.tokenizer("t5")
+    model = T5EncoderModel(T5Config(
+        vocab_size=len(tokens), d_model=24, d_kv=8, d_ff=32, num_layers=3, num_heads=2, pad_token_id=tokens.pad_token_id
+    )).eval()  # fmt: skip
+    model.save_pretrained(tmp_path / "t5")
+    tokens.save_pretrained(tmp_path / "t5")
+    encoder = resolve(str(tmp_path / "t5"))
+    assert encoder.layers == 3
+    loaded = load(encoder, 64, CPU, "float32", None)
+    row = loaded.tokeniser([Row("the word and", None, 0)])
+    ids = torch.from_numpy(row.ids)
+    found = loaded.forward(ids, torch.from_numpy(row.types), row.lengths.tolist())
+    with torch.no_grad():
+        expected = model(ids.long()[None]).last_hidden_state[0]
+    torch.testing.assert_close(found.last, expected)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):

@@ -7,7 +7,7 @@ that a fingerprint needs are the hashes of files.
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,8 @@ class Encoder:
     @property
     def layers(self) -> int:
         """Number of transformer layers, 0 where the configuration does not say."""
-        return int(
-            self.config.get("num_hidden_layers") or self.config.get("n_layers") or self.config.get("n_layer") or 0
-        )
+        names = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers")
+        return int(next((self.config[name] for name in names if self.config.get(name)), 0))
 
 
 def _minilm() -> Path:
@@ -97,6 +96,13 @@ def _from_hub(hub_id: str) -> Callable[[], Path]:
 
     return find
 
+
+#: Keys of a configuration that this package computes with.
+WHOLE_NUMBERS = (
+    "hidden_size", "dim", "d_model", "n_embd", "num_hidden_layers", "n_layers", "n_layer", "num_layers",
+    "encoder_layers", "num_attention_heads", "n_heads", "intermediate_size", "hidden_dim", "max_position_embeddings",
+    "n_positions", "vocab_size", "type_vocab_size",
+)  # fmt: skip
 
 ENCODERS: dict[str, Alias] = {
     "bert-base-cased": Alias(_from_hub("bert-base-cased"), default_feature="pooled"),
@@ -136,10 +142,15 @@ def _read(asked: str, name: str, folder: Path) -> Encoder:
     modules = folder / "modules.json"
     if not (folder / "config.json").is_file() and modules.is_file():
         # Early sentence-transformers folders keep the transformer one folder down.
-        inner = folder / str(next((part.get("path") for part in json.loads(modules.read_text())), ""))
+        inner = folder / _first_module(modules, asked)
     else:
         inner = folder
     config = read_json(inner / "config.json", f"encoder {asked!r}", "a folder that AutoModel reads")
+    for key in WHOLE_NUMBERS:
+        if not isinstance(config.get(key) or 0, int):
+            raise EncoderError(
+                f"encoder {asked!r}: expected a whole number as {key} in config.json, found {config[key]!r}; correct it"
+            )
     weights = weight_files(inner, asked)
     if not any((inner / file).is_file() for file in TOKENIZER_FILES):
         raise EncoderError(
@@ -147,7 +158,7 @@ def _read(asked: str, name: str, folder: Path) -> Encoder:
             "found none; save the encoder's tokenizer into the same folder"
         )
     hashes = {path.name: hash_file(path) for path in weights}
-    has_pooler = any("pooler" in tensor.split(".") for path in weights for tensor in tensor_names(path, asked))
+    has_pooler = _has_pooler([tensor for path in weights for tensor in tensor_names(path, asked)])
     notes = []
     default, note = _declared_pooling(folder)
     if note:
@@ -172,6 +183,24 @@ def _read(asked: str, name: str, folder: Path) -> Encoder:
         tokenizer_sha256=tokenizer_sha256(inner, asked),
         notes=tuple(notes),
     )
+
+
+def _first_module(path: Path, asked: str) -> str:
+    """The folder of the transformer in an early sentence-transformers folder."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))[0].get("path", ""))
+    except (OSError, ValueError, LookupError, AttributeError) as error:
+        raise EncoderError(
+            f"encoder {asked!r}: expected a list of modules in {path.name}, found {error}; get the encoder again"
+        ) from error
+
+
+def _has_pooler(tensors: Sequence[str]) -> bool:
+    """Whether the encoder has a pooler of its own; a classifier may have one beside the encoder."""
+    names = [tensor.split(".") for tensor in tensors]
+    before = {tuple(name[: name.index("embeddings")]) for name in names if "embeddings" in name}
+    poolers = {tuple(name[: name.index("pooler")]) for name in names if "pooler" in name}
+    return bool(poolers & before if before else poolers)
 
 
 def _declared_pooling(folder: Path) -> tuple[str, str]:

@@ -38,11 +38,15 @@ def weight_files(folder: Path, asked: str) -> list[Path]:
         return [single]
     if index.is_file():
         shards = read_json(index, f"encoder {asked!r}", "an index of shards").get("weight_map", {})
+        if not isinstance(shards, dict):
+            raise EncoderError(f"encoder {asked!r}: expected an object as weight_map of {index.name}; get it again")
         paths = [folder / shard for shard in sorted(set(shards.values()))]
         missing = [path.name for path in paths if not path.is_file()]
         if paths and not missing:
             return paths
-        raise EncoderError(f"encoder {asked!r}: expected the shards of {index.name}, missing {', '.join(missing)}")
+        raise EncoderError(
+            f"encoder {asked!r}: expected the shards of {index.name}, missing {', '.join(missing)}; get them"
+        )
     found = [file for file in PICKLES if (folder / file).is_file()]
     raise EncoderError(
         f"encoder {asked!r}: expected weights as model.safetensors, found {', '.join(found) or 'none'}; "
@@ -78,6 +82,8 @@ def tokenizer_sha256(folder: Path, asked: str) -> str:
     if (folder / "tokenizer_config.json").is_file():
         declared = read_json(folder / "tokenizer_config.json", f"encoder {asked!r}", "tokenizer_config.json")
         options = {key: declared[key] for key in TOKENIZER_KEYS if declared.get(key) is not None}
+        if declared.get("truncation_side", "right") != "right":
+            options["truncation_side"] = declared["truncation_side"]
     if (folder / "tokenizer.json").is_file():
         state = read_json(folder / "tokenizer.json", f"encoder {asked!r}", "tokenizer.json")
         state.pop("truncation", None)

@@ -14,7 +14,7 @@ from pipeline.encode.encoders import Encoder
 from pipeline.encode.fused import FusedEncoder, fuses
 from pipeline.encode.native import NativeEncoder, is_native
 from pipeline.encode.packed import PackedEncoder
-from pipeline.encode.padded import PaddedEncoder
+from pipeline.encode.padded import PaddedEncoder, has_decoder
 from pipeline.encode.shapes import Weights, fits, weights_of
 from pipeline.encode.tokens import Tokeniser, load_tokeniser
 from pipeline.errors import EncoderError
@@ -54,12 +54,18 @@ def load_model(encoder: Encoder) -> Any:
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are named below
+                dtype=torch.float32,  # not what config.json declares, to which weights would be rounded
             )
     except Exception as error:
         cause = " ".join(str(error).split())[:200]
         raise EncoderError(f"encoder {name!r}: expected a model that AutoModel reads, found {cause}") from error
     untrained = "pooled" not in encoder.features
-    missing = sorted(key for key in info["missing_keys"] if not (untrained and "pooler" in key.split(".")))
+    # Of a model with both, only the encoder computes.
+    unused = ("decoder.",) if has_decoder(model) else ()
+    missing = sorted(
+        key for key in info["missing_keys"]
+        if not (untrained and "pooler" in key.split(".")) and not key.startswith(unused)
+    )  # fmt: skip
     if missing or info.get("mismatched_keys"):
         wrong = missing or sorted(
             str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"]

@@ -9,7 +9,12 @@ from torch import Tensor
 from pipeline.encode.poolings import Hidden, bounds_of
 from pipeline.errors import EncoderError
 
-__all__ = ["PaddedEncoder"]
+__all__ = ["PaddedEncoder", "has_decoder"]
+
+
+def has_decoder(model: Any) -> bool:
+    """Whether a model is an encoder and a decoder, whatever its configuration says of the checkpoint (as T5's may)."""
+    return hasattr(model, "encoder") and hasattr(model, "decoder") and model.get_encoder() is not model
 
 
 class PaddedEncoder:
@@ -20,7 +25,7 @@ class PaddedEncoder:
     def __init__(self, model: Any, layers: tuple[int, ...] | None, *, types: bool) -> None:
         """`layers` are counted from 1, their mean stands for the last; `types`: the tokenizer gives token types."""
         self._model, self._layers = model, layers
-        self._encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+        self._encoder = model.get_encoder() if has_decoder(model) else model
         self._pad = model.config.pad_token_id or 0
         self._takes_types = types and "token_type_ids" in inspect.signature(self._encoder.forward).parameters
 

@@ -233,7 +233,7 @@ class Session:
         from pipeline.encode.deviation import Deviation
         from pipeline.encode.write import encode_blocks
 
-        if not self._models.has(result.precision):
+        if not self._models.has(result.precision) and work_folder(request.path).is_dir():
             # Who finds another process at work should not load an encoder first.
             Lock(work_folder(request.path)).release()
         loaded = self._models.get(result.precision)
@@ -271,7 +271,7 @@ class Session:
         for feature, (largest, cosine) in found.items():
             say(
                 f"{result.file}: {feature} in {result.precision} deviates from float32 by at most {largest:.2g} "
-                f"(cosine at least {cosine:.6f}) on {SAMPLE_ROWS} rows"
+                f"(cosine at least {cosine:.6f}) on {min(SAMPLE_ROWS, result.rows)} rows"
             )
         return replace(result, deviation=found)
 

@@ -165,6 +165,8 @@ def weights_of(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> Weights
     """
     shape = SHAPES[config["model_type"]]
     width, layers, heads, inner = (int(config[key]) for key in shape.keys[:4])
+    if heads < 1 or width % heads:
+        raise ValueError(f"{shape.keys[2]}: expected a divisor of the width {width}, found {heads}")
     eps = float(config["layer_norm_eps"] if shape.eps is None else shape.eps)
 
     def tensor(name: str, *size: int) -> Tensor:

@@ -40,7 +40,8 @@ def read_tokenizer(folder: Path) -> "tuple[Tokenizer, bool] | None":
         state = json.loads(text)
         if "added_tokens_decoder" not in options:
             options = options | _read(folder / "special_tokens_map.json")
-        if any(options.get(key) for key in UNUSUAL) or state["post_processor"] is None:
+        usual = options.get("truncation_side", "right") == "right" and not any(options.get(key) for key in UNUSUAL)
+        if not usual or state["post_processor"] is None:
             return None
         kind = options.get("tokenizer_class") or config.get("tokenizer_class") or CLASSES.get(config.get("model_type"))
         rule = _KINDS.get(kind) or _KINDS.get(str(kind).removesuffix("Fast"))

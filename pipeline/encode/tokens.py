@@ -19,6 +19,10 @@ __all__ = ["Tokeniser", "Tokens", "encode", "inputs_of", "joined", "load_tokenis
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 SPACE = re.compile("[ \t\n\r]")
+#: Where tokenizers of a kind split besides, whatever comes behind: a word ends or begins at punctuation.
+EDGE = re.compile(r"\s|(?<=\w)[^\w\s]|(?<=[^\w\s])\w")
+MARK = re.compile(r"\s|[^\w\s]")
+MARK_OR_HAN = re.compile(r"\s|[^\w\s]|[\u3400-\u4dbf\u4e00-\u9fff]")
 #: Characters from which on a text is not given to the tokenizer whole: it takes a hundred bytes a character.
 LONG_TEXT = 1 << 16
 #: Parts of tokenizers that see nothing across white space, and those that split there.
@@ -61,11 +65,14 @@ class Tokens:
 class Tokeniser:
     """A fast tokenizer with the encoder's own special tokens, truncating longest-first at `max_length` tokens."""
 
-    def __init__(self, backend: Any, max_length: int, *, types: bool) -> None:
-        """`backend` is a `tokenizers.Tokenizer`; `types` says whether the encoder takes token types."""
+    def __init__(self, backend: Any, max_length: int, *, types: bool, side: str = "right") -> None:
+        """`backend` is a `tokenizers.Tokenizer`; `types` says whether the encoder takes token types.
+
+        `side` is where truncation takes tokens away.
+        """
         self._backend = backend
         self._backend.no_padding()
-        self._backend.enable_truncation(max_length, strategy="longest_first")
+        self._backend.enable_truncation(max_length, strategy="longest_first", direction=side)
         self.types = types
         #: One more than the largest token id.
         self.vocabulary = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -94,6 +101,12 @@ def encode(backend: Any, inputs: list[str | tuple[str, str]], *, types: bool) ->
         # The tokenizer takes UTF-8; a lone surrogate has none, and U+FFFD is what stands for such a character.
         encoded = backend.encode_batch_fast([_clean(text) for text in inputs])
     lengths = np.fromiter((len(row) for row in encoded), np.int64, len(encoded))
+    if len(lengths) and not lengths.all():
+        text = inputs[int(lengths.argmin())]
+        raise EncoderError(
+            f"expected a token of every row at least, found none of {text!r:.60}: this tokenizer adds no special "
+            "tokens; leave empty texts out"
+        )
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = np.fromiter(itertools.chain.from_iterable(row.ids for row in encoded), np.int32, offsets[-1])
     if types and any(isinstance(text, tuple) for text in inputs):
@@ -139,36 +152,45 @@ def load_tokeniser(folder: Path, name: str, max_length: int) -> Tokeniser:
         raise EncoderError(
             f"encoder {name!r}: expected a tokenizer with a fast form (tokenizer.json), found a slow one"
         )
-    return Tokeniser(tokenizer.backend_tokenizer, max_length, types="token_type_ids" in tokenizer.model_input_names)
+    types = "token_type_ids" in tokenizer.model_input_names
+    return Tokeniser(tokenizer.backend_tokenizer, max_length, types=types, side=tokenizer.truncation_side)
 
 
 def _shortened(backend: Any, text: str | tuple[str, str]) -> str | tuple[str, str]:
     """A text, or each of a pair, without words that come so late that truncation leaves nothing of them.
 
     Memory would otherwise grow with the longest row. Of two texts that are both cut the one with more tokens left
-    counts as the longer one.
+    counts as the longer one. A text that is one word is given whole.
     """
     if isinstance(text, tuple):
         return (_shortened(backend, text[0]), _shortened(backend, text[1]))
-    if len(text) < LONG_TEXT or not _splits_at_spaces(backend):
+    if len(text) < LONG_TEXT or (edge := _edges(backend)) is None:
         return text
     size = LONG_TEXT // 2
-    while (space := SPACE.search(text, size)) is not None:
-        front = LONE_SURROGATE.sub("\ufffd", text[: space.start()].rstrip())
-        if backend.encode(front).overflowing:
+    while size < len(text):
+        front = LONE_SURROGATE.sub("\ufffd", text[:size])
+        found = backend.encode(front)
+        # The word that the cut goes through may have other tokens: it has to lie behind all that are left.
+        if found.overflowing and edge.search(front, max(end for _, end in found.offsets)):
             return front
-        size = 2 * space.start()
+        size *= 2
     return text
 
 
-def _splits_at_spaces(backend: Any) -> bool:
-    """Whether what comes before a space has the same tokens whatever comes behind it."""
-    if backend.truncation is None or backend.pre_tokenizer is None:
-        return False
+def _edges(backend: Any) -> re.Pattern | None:
+    """Where the tokens of what comes before are the same whatever comes behind; `None` where one cannot say."""
+    truncation = backend.truncation
+    if truncation is None or truncation["direction"] != "right" or backend.pre_tokenizer is None:
+        return None
     state = json.loads(backend.pre_tokenizer.__getstate__())
     parts = state["pretokenizers"] if state["type"] == "Sequence" else [state]
     kinds = {part["type"] for part in parts if part.get("use_regex", True) and part.get("split", True)}
-    return len(kinds) == len({part["type"] for part in parts}) and kinds <= LOCAL and bool(kinds & SPLITTING)
+    if len(kinds) < len({part["type"] for part in parts}) or not kinds <= LOCAL or not kinds & SPLITTING:
+        return None
+    if "BertPreTokenizer" in kinds:
+        normal = json.loads(backend.normalizer.__getstate__()) if backend.normalizer is not None else {}
+        return MARK_OR_HAN if normal.get("handle_chinese_chars") else MARK
+    return EDGE if kinds & {"ByteLevel", "Whitespace"} else SPACE
 
 
 def _clean(text: str | tuple[str, str]) -> str | tuple[str, str]:
