@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -180,8 +181,10 @@ def test_an_interrupt_loses_the_running_pack_only_and_says_how_to_go_on(root):
         "cpu", "--cache", str(root / "cache"), "--results", str(root / "runs/results.sqlite"),
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Tests that run behind a shell's `&` ignore interrupts, and so would what they start.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     end = time.monotonic() + 60
     while time.monotonic() < end and not stored(root):
         time.sleep(0.05)
