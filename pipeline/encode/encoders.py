@@ -97,11 +97,10 @@ def _from_hub(hub_id: str) -> Callable[[], Path]:
     return find
 
 
-#: Keys of a configuration that this package computes with.
+#: Keys of any encoder's configuration that this package computes with; others may be lists, one number a layer.
 WHOLE_NUMBERS = (
     "hidden_size", "dim", "d_model", "n_embd", "num_hidden_layers", "n_layers", "n_layer", "num_layers",
-    "encoder_layers", "num_attention_heads", "n_heads", "intermediate_size", "hidden_dim", "max_position_embeddings",
-    "n_positions", "vocab_size", "type_vocab_size",
+    "encoder_layers", "max_position_embeddings", "n_positions",
 )  # fmt: skip
 
 ENCODERS: dict[str, Alias] = {

@@ -7,7 +7,7 @@ import triton
 from pipeline.errors import ConfigError
 from pipeline.heads.network import NetworkSpec
 
-__all__ = ["FEW_ROWS", "Tuning", "narrow", "padded_rows", "row_stride"]
+__all__ = ["Tuning", "padded_rows", "row_stride"]
 
 #: Up to this many rows, products are sums over rows on the ordinary units; above, they go to the matrix units.
 FEW_ROWS = 4
