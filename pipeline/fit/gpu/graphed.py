@@ -8,6 +8,7 @@ from torch import Tensor
 from pipeline.fit.engine import Epoch, PlainEngine, head_vectors
 from pipeline.fit.extras import SplinePenalty, wanted
 from pipeline.fit.gpu.batched import product, sum_rows
+from pipeline.fit.gpu.capture import captured
 from pipeline.fit.gpu.expansion import expand
 from pipeline.fit.gpu.factored import worth
 from pipeline.fit.gpu.loss import loss
@@ -111,9 +112,7 @@ class GraphedEngine(PlainEngine):
             with torch.cuda.stream(stream):
                 self._minibatch()
             torch.cuda.synchronize()
-            self._graph, done = torch.cuda.CUDAGraph(), 1
-            with torch.cuda.graph(self._graph, stream=stream):
-                self._minibatch()
+            self._graph, done = captured(self._minibatch, stream), 1
         for _ in range(epoch.steps - done):
             self._graph.replay()
         return self._total / epoch.rows

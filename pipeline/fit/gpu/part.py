@@ -8,6 +8,7 @@ import triton
 from torch import Tensor
 
 from pipeline.fit.engine import Epoch
+from pipeline.fit.gpu.capture import captured
 from pipeline.fit.gpu.clipping import finish
 from pipeline.fit.gpu.stack import Heads, Stack, launch_kernel, out_pad, passes
 
@@ -128,6 +129,4 @@ class Part(Heads):
             if self.total.device.type == "cuda":
                 # The first step compiles the kernels; the graph is captured behind it.
                 torch.cuda.current_stream().synchronize()
-                self._graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self._graph, stream=self.stream):
-                    self._step()
+                self._graph = captured(self._step, self.stream)
