@@ -1,6 +1,6 @@
 """Measure packs of heads on an NVIDIA GPU: correctness first, then speed against the copy bandwidth and other code.
 
-    python benchmarks/heads_gpu.py [--only check,bars,small,families,rivals,recipe] [--variants '[{"batch": 64, ...}]']
+    python benchmarks/heads_gpu.py [--only check,bars,...] [--variants '[{"batch": 64, ...}]']
 
 The floor is 24 bytes a parameter (27.6 with the separate scaler) at the copy bandwidth of the same run.
 """
@@ -127,16 +127,20 @@ SMALL = [
 FAMILIES = [
     {"head": head, "batch": batch} for head in ("mlp", "linear", "fast_kan", "faster_kan", "fourier_kan", "cheby_kan")
     for batch in (4, 64)
-] + [
-    {"head": head, "batch": batch, "hidden": (hidden,)} for batch in (4, 64)
-    for head, hidden in (("mlp", 575), ("bspline_mlp", 569), ("ensemble_kan", 22), ("effi_kan", 192))
 ]  # fmt: skip
+#: Hidden widths that `--match params` gives for effi_kan's 443,520 parameters, as in families.md, and wider effi_kan.
+EQUAL = [
+    {"head": head, "batch": batch, "hidden": (hidden,)} for batch in (4, 64)
+    for head, hidden in (("effi_kan", 64), ("mlp", 575), ("fast_kan", 64), ("faster_kan", 72), ("fourier_kan", 58),
+                         ("cheby_kan", 144), ("bspline_mlp", 569), ("ensemble_kan", 22))
+]  # fmt: skip
+WIDER = [{"head": "effi_kan", "batch": batch, "hidden": (hidden,)} for hidden in (96, 128, 192) for batch in (4, 64)]
 
 
 def main() -> None:
     """Print everything as Markdown."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="check,bars,small,families,rivals,recipe")
+    parser.add_argument("--only", default="check,bars,small,families,equal,wider,rivals,recipe")
     parser.add_argument("--variants", default="[]")
     given = parser.parse_args()
     only = given.only.split(",")
@@ -147,7 +151,8 @@ def main() -> None:
         check(CASES)
     bandwidth = copy_bandwidth()
     print(f"copy: {bandwidth / 1e12:.2f} TB/s read and written")
-    for name, cells in (("bars", BARS), ("small", SMALL), ("families", FAMILIES)):
+    parts = {"bars": BARS, "small": SMALL, "families": FAMILIES, "equal": EQUAL, "wider": WIDER}
+    for name, cells in parts.items():
         if name in only:
             bars(bandwidth, cells)
     bars(bandwidth, json.loads(given.variants))

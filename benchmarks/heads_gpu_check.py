@@ -17,6 +17,7 @@ CASES = [
     ("effi_kan", {}), ("effi_kan", {"scaler": True}), ("mlp", {}), ("linear", {}), ("fast_kan", {}),
     ("faster_kan", {}), ("fourier_kan", {}), ("cheby_kan", {}), ("effi_kan", {"inputs": 8}),
     ("mlp", {"hidden": (575,)}), ("bspline_mlp", {"hidden": (569,)}), ("ensemble_kan", {"hidden": (22,)}),
+    ("faster_kan", {"hidden": (72,)}), ("effi_kan", {"hidden": (96,), "scaler": True}),
 ]  # fmt: skip
 
 

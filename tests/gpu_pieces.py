@@ -3,9 +3,13 @@
 import json
 
 import torch
+import triton
+import triton.language as tl
 
+from pipeline.fit.gpu.bases import KINDS, place
 from pipeline.fit.gpu.batched import product, sum_rows
 from pipeline.fit.gpu.loss import loss
+from pipeline.fit.gpu.products import deltas_of, gradient_terms, gradient_tile, outputs_of
 from pipeline.fit.gpu.update import BLOCK, FlatAdamW
 from pipeline.fit.step import row_losses
 
@@ -34,6 +38,40 @@ def products() -> list[float]:
         sums = torch.full((2, n + 5), 7.0)
         errors.append(relative(sum_rows(expected.float(), sums[:, :n]), expected.sum(1)))
         errors.append(float((sums[:, n:] != 7).sum()))
+    return errors
+
+
+@triton.jit
+def _gradients(
+    x_ptr, delta_ptr, gradient_ptr, low, inverse, sharpness, KIND: tl.constexpr, ROWS: tl.constexpr,
+    TILE: tl.constexpr, OUT: tl.constexpr,
+):  # fmt: skip
+    """The gradient [TILE, OUT] of basis 0 of x [ROWS, TILE] by delta [ROWS, OUT]."""
+    b, i, o = tl.arange(0, ROWS), tl.arange(0, TILE), tl.arange(0, OUT)
+    x = place(tl.load(x_ptr + b[:, None] * TILE + i[None, :]), low, inverse, KIND, 3)
+    terms = gradient_terms(x, 0, inverse, sharpness, KIND, 3, ROWS, False, "tf32x3")
+    delta = deltas_of(delta_ptr, b, outputs_of((OUT,)), OUT, ROWS, False, "tf32x3")
+    g = gradient_tile(terms, delta[0], False, "tf32x3")
+    tl.store(gradient_ptr + i[:, None] * OUT + o[None, :], g)
+
+
+def gradients() -> list[float]:
+    """Errors of gradients by float16 halves, as shares of the sum of their terms' sizes: inputs and outputs' gradients
+    of very different sizes, outputs without any, and bases far from their centres."""
+    rows, tile, out, errors = 32, 16, 16, []
+    delta = torch.randn(rows, out) * 10 ** torch.linspace(-25, 6, out)
+    delta[:, 3] = 0
+    wide = torch.randn(rows, tile) * 10 ** torch.linspace(-6, 6, tile)
+    near = torch.rand(rows, tile) * 0.3 + torch.linspace(0, 3, tile)
+    for kind, x, phi in (
+        ("identity", wide, wide.double()), ("silu", wide, torch.nn.functional.silu(wide.double())),
+        ("radial", near, (-(near.double() ** 2)).exp()), ("switch", near, 1 / near.double().cosh() ** 2),
+    ):  # fmt: skip
+        found = torch.empty(tile, out)
+        _gradients[(1,)](x, delta, found, 0.0, 1.0, 1.0, KIND=KINDS[kind], ROWS=rows, TILE=tile, OUT=out)
+        terms = phi.abs().mT @ delta.double().abs()
+        error = (found - phi.mT @ delta.double()).abs()
+        errors.append(float((error / terms.where(terms > 0, torch.ones(()))).max()))
     return errors
 
 
@@ -101,5 +139,5 @@ def losses() -> list[float]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    found = {"products": products(), "losses": losses(), "updates": updates()}
+    found = {"products": products(), "gradients": gradients(), "losses": losses(), "updates": updates()}
     print(json.dumps(found | {"factored": [updates(6, 42, 70), updates(6, 19, 3)]}))

@@ -159,6 +159,14 @@ def test_gpu_tuning_names_what_does_not_fit():
             case("ensemble_kan", batch_size=2, centres=3, hidden=[]),
         ],
         [
+            # Outputs in two blocks.
+            case("faster_kan", batch_size=6, centres=3, hidden=[72]) | {"tuning": {"precision": "tf32x3"}},
+            case("faster_kan", batch_size=2, centres=3, hidden=[72]),
+            case("effi_kan", "published", batch_size=3, grid=2, hidden=[70]),
+            case("effi_kan", "published", batch_size=6, grid=2, hidden=[70]),
+            case("mlp", batch_size=6, hidden=[90]) | {"tuning": {"table": False}},
+        ],
+        [
             one | {"graphed": True}
             for one in (
                 case("mlp", activation="polynomial2", hidden=[4, 3], batch_size=2),
@@ -173,7 +181,7 @@ def test_gpu_tuning_names_what_does_not_fit():
             )
         ],
     ],
-    ids=["effi_kan", "families", "stacks", "graphed"],
+    ids=["effi_kan", "families", "stacks", "blocks", "graphed"],
 )
 def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
     script = subprocess.run(
@@ -211,6 +219,8 @@ def test_gpu_kernels_pass_the_compiler(tmp_path):
         ("ensemble_kan", {"hidden": [], "spline_scaler": True, "batch_size": 4}),
         ("fast_kan", {"batch_size": 4}),
         ("effi_kan", {"batch_size": 20}),
+        ("faster_kan", {"hidden": [72], "batch_size": 20}),
+        ("effi_kan", {"spline_scaler": True, "hidden": [72], "batch_size": 4}),
     ]
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     script = subprocess.run(
@@ -219,13 +229,13 @@ def test_gpu_kernels_pass_the_compiler(tmp_path):
     )  # fmt: skip
     assert script.returncode == 0, script.stderr[-2000:]
     found = json.loads(script.stdout)
-    assert found["kernels"] == [15, 16, 5, 3]  # that a step launches, and the first forward's
+    assert found["kernels"] == [15, 16, 5, 3, 5, 5]  # that a step launches, and the first forward's
     # Told for every pack: Triton keeps a kernel that did not fit as one that did.
     assert found["fits"] == [False, False, True, True]
 
 
 @needs_triton
-def test_pieces_of_the_graphed_engine_equal_pytorch():
+def test_pieces_of_the_gpu_engines_equal_pytorch():
     script = subprocess.run(
         [sys.executable, "-m", "tests.gpu_pieces"],
         cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
@@ -233,6 +243,7 @@ def test_pieces_of_the_graphed_engine_equal_pytorch():
     assert script.returncode == 0, script.stderr[-2000:]
     found = json.loads(script.stdout)
     assert max(found["products"]) < 5e-7
+    assert max(found["gradients"]) < 1e-6
     assert max(found["losses"]) < 5e-7
     for one, steps in zip([found["updates"], *found["factored"]], (100, 6, 6), strict=True):
         assert max(one["errors"]) < 1e-5

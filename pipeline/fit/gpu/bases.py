@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["KINDS", "slope", "value"]
+__all__ = ["B_SPLINE", "IDENTITY", "KINDS", "place", "slope", "slope_at", "value", "value_at"]
 
 #: Codes of the bases, as kernels compare them.
 KINDS = {
@@ -15,7 +15,7 @@ KINDS = {
 }  # fmt: skip
 IDENTITY, RELU, GELU, SILU, TANH, SIGMOID, SQUARE_RELU = (tl.constexpr(code) for code in range(7))
 B_SPLINE, RADIAL, SWITCH, FOURIER, CHEBYSHEV = (tl.constexpr(code) for code in range(7, 12))
-HALF_PI = tl.constexpr(1.5707963267948966)
+HALF_PI, LOG2_E = tl.constexpr(1.5707963267948966), tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -30,7 +30,7 @@ def _power(x, N: tl.constexpr):
 @triton.jit
 def _exp(x):
     """The exponential; `tl.exp` would guard denormal results, which are nothing here, with four more instructions."""
-    return tl.exp2(x * 1.4426950408889634)
+    return tl.exp2(x * LOG2_E)
 
 
 @triton.jit
@@ -48,11 +48,25 @@ def _tanh(x):
 
 
 @triton.jit
-def value(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
-    """Basis function number k of x; `inverse` is 1 / the grid's step, ORDER the number of frequencies of a series."""
+def place(x, low, inverse, KIND: tl.constexpr, ORDER: tl.constexpr):
+    """x in steps of the grid, so that basis function number k is centred at k; for bases without a grid x as it is.
+
+    The same for all k, it is done once, where the compiler would do it for every k to spare registers.
+    """
+    y = x
+    if KIND == B_SPLINE:
+        y = (x - low) * inverse + (ORDER - 1) / 2
+    elif KIND == RADIAL or KIND == SWITCH:  # noqa: SIM109 - Triton knows no `in`
+        y = (x - low) * inverse
+    return y
+
+
+@triton.jit
+def value_at(x, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
+    """Basis function number k of x as `place` gives it; `inverse` is 1 / the grid's step, ORDER a series' highest."""
     if KIND == B_SPLINE:
         half: tl.constexpr = (ORDER + 1) / 2
-        t = tl.abs((x - low) * inverse + (ORDER - half) - k)
+        t = tl.abs(x - k)
         y = _power(tl.maximum(half - t, 0.0), ORDER)
         # (-1)^i C(k+1, i), written out: Triton has no compile-time binomials.
         if ORDER >= 2:
@@ -68,12 +82,13 @@ def value(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr
         elif ORDER == 5:
             y *= 1 / 120
     elif KIND == RADIAL:
-        t = (x - low) * inverse - k
-        y = _exp(-t * t)
+        t = x - k
+        y = tl.exp2(t * (t * -LOG2_E))
     elif KIND == SWITCH:
-        e = _exp(-2.0 * tl.abs(((x - low) * inverse - k) * (sharpness / inverse)))
-        r = _inverse(1.0 + e)
-        y = 4.0 * e * (r * r)
+        # 4 e / (1 + e)^2 with e = exp(-2 |a|), four times which takes two operations less.
+        e4 = tl.exp2(tl.abs(x - k) * (-2.0 * LOG2_E * sharpness / inverse) + 2.0)
+        r = _inverse(e4 * 0.25 + 1.0)
+        y = e4 * (r * r)
     elif KIND == FOURIER:
         # Cosines come first.
         y = tl.sin(x * (k % ORDER + 1) + tl.where(k < ORDER, HALF_PI, 0.0))
@@ -105,11 +120,11 @@ def value(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr
 
 
 @triton.jit
-def slope(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
-    """The derivative of `value` by x."""
+def slope_at(x, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
+    """The derivative of basis function number k by what `place` was given for x."""
     if KIND == B_SPLINE:
         half: tl.constexpr = (ORDER + 1) / 2
-        s = (x - low) * inverse + (ORDER - half) - k
+        s = x - k
         t = tl.abs(s)
         if ORDER == 1:
             y = tl.where(t < half, 1.0, 0.0)
@@ -126,14 +141,15 @@ def slope(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr
             y *= 1 / 24
         y *= tl.where(s > 0, -inverse, tl.where(s < 0, inverse, 0.0))
     elif KIND == RADIAL:
-        t = (x - low) * inverse - k
-        y = -2.0 * t * inverse * _exp(-t * t)
+        t = x - k
+        y = -2.0 * inverse * t * tl.exp2(t * (t * -LOG2_E))
     elif KIND == SWITCH:
-        a = ((x - low) * inverse - k) * (sharpness / inverse)
-        e = _exp(-2.0 * tl.abs(a))
-        r = _inverse(1.0 + e)
-        y = 8.0 * sharpness * e * (1.0 - e) * (r * r * r)
-        y = tl.where(a > 0, -y, y)
+        a = x - k
+        e4 = tl.exp2(tl.abs(a) * (-2.0 * LOG2_E * sharpness / inverse) + 2.0)
+        r = _inverse(e4 * 0.25 + 1.0)
+        y = e4 * (r * r) * ((1.0 - e4 * 0.25) * r) * (-2.0 * sharpness)
+        # With the sign of a, by its bit.
+        y = (y.to(tl.int32, bitcast=True) ^ (a.to(tl.int32, bitcast=True) & -2147483648)).to(tl.float32, bitcast=True)
     elif KIND == FOURIER:
         frequency = (k % ORDER + 1) * 1.0
         y = frequency * tl.sin(x * frequency + tl.where(k < ORDER, 2 * HALF_PI, HALF_PI))
@@ -171,3 +187,15 @@ def slope(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr
     else:
         y = x * 0.0 + 1.0
     return y
+
+
+@triton.jit
+def value(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
+    """Basis function number k of x."""
+    return value_at(place(x, low, inverse, KIND, ORDER), k, inverse, sharpness, KIND, ORDER)
+
+
+@triton.jit
+def slope(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
+    """The derivative of `value` by x."""
+    return slope_at(place(x, low, inverse, KIND, ORDER), k, inverse, sharpness, KIND, ORDER)

@@ -7,17 +7,22 @@ weight tile; more rows are tensors [rows, inputs] and go to the matrix units.
 import triton
 import triton.language as tl
 
-from pipeline.fit.gpu.bases import slope, value
+from pipeline.fit.gpu.bases import B_SPLINE, place, slope_at, value_at
 
 __all__ = [
     "adamw",
-    "backward_tile",
-    "delta_rows",
+    "deltas_of",
     "dot",
-    "forward_tile",
+    "forward_terms",
+    "gradient_terms",
     "gradient_tile",
+    "gram_tile",
     "inputs_of",
     "one_minus_power",
+    "outputs_of",
+    "scaled_halves",
+    "slopes",
+    "zeros_of",
 ]
 
 #: Logarithms of AdamW's 0.9 and 0.999.
@@ -51,11 +56,12 @@ def one_minus_power(steps, LOG: tl.constexpr):
 
 @triton.jit
 def inputs_of(
-    x_ptr, affine_ptr, rows_ptr, places, i, inside, INPUTS: tl.constexpr, BATCH: tl.constexpr, NORM: tl.constexpr,
-    FEW: tl.constexpr,
+    x_ptr, affine_ptr, rows_ptr, places, i, inside, low, inverse, INPUTS: tl.constexpr, BATCH: tl.constexpr,
+    NORM: tl.constexpr, KIND: tl.constexpr, ORDER: tl.constexpr, FEW: tl.constexpr,
 ):  # fmt: skip
-    """The inputs i of every row of a minibatch; with NORM times a scale, plus a shift, from `affine` [2, inputs].
+    """The inputs i of every row of a minibatch, as basis KIND takes them (`bases.place`).
 
+    With NORM they are times a scale, plus a shift, from `affine` [2, inputs].
     Few rows are named by `rows` and come as a tuple of vectors, which share the layout of a weight tile; more as a
     tensor [rows, i] from the places [rows, 1] where they begin.
     """
@@ -69,20 +75,50 @@ def inputs_of(
             x = tl.load(x_ptr + row * INPUTS + i, mask=inside, other=0.0)
             if NORM:
                 x = x * scale + shift
-            found = found + (x,)
+            found = found + (place(x, low, inverse, KIND, ORDER),)
     else:
         found = tl.load(x_ptr + places + i[None, :], mask=inside[None, :], other=0.0)
         if NORM:
             found = found * scale[None, :] + shift[None, :]
+        found = place(found, low, inverse, KIND, ORDER)
     return found
 
 
 @triton.jit
-def delta_rows(delta_ptr, o, BATCH: tl.constexpr, OUT_PAD: tl.constexpr):
-    """Rows of delta [rows, o] as a tuple of vectors."""
+def outputs_of(WIDTHS: tl.constexpr):
+    """The numbers of the outputs, in blocks of WIDTHS: what pads a width to one power of two may be half of it."""
     found = ()
-    for r in tl.static_range(BATCH):
-        found = found + (tl.load(delta_ptr + r * OUT_PAD + o),)
+    at = 0
+    for c in tl.static_range(len(WIDTHS)):
+        found = found + (at + tl.arange(0, WIDTHS[c]),)
+        at += WIDTHS[c]
+    return found
+
+
+@triton.jit
+def zeros_of(rows: tl.constexpr, o, COUNT: tl.constexpr):
+    """COUNT times zeros [rows, outputs] of every block of outputs."""
+    found = ()
+    for c in tl.static_range(len(o)):
+        for _ in tl.static_range(COUNT):
+            found = found + (tl.zeros((rows, o[c].shape[0]), tl.float32),)
+    return found
+
+
+@triton.jit
+def deltas_of(delta_ptr, b, o, OUT_PAD: tl.constexpr, BATCH: tl.constexpr, FEW: tl.constexpr, PRECISION: tl.constexpr):
+    """Delta of every block of outputs: few rows one by one, more as they are and, where it needs them, their halves."""
+    found = ()
+    for c in tl.static_range(len(o)):
+        if FEW:
+            rows = ()
+            for r in tl.static_range(BATCH):
+                rows = rows + (tl.load(delta_ptr + r * OUT_PAD + o[c]),)
+            found = found + (rows,)
+        else:
+            delta = tl.load(delta_ptr + b[:, None] * OUT_PAD + o[c][None, :])
+            halves = scaled_halves(delta) if PRECISION == "tf32x3" else ()
+            found = found + ((delta,) + halves,)
     return found
 
 
@@ -91,6 +127,21 @@ def _halves(x):
     """x as a number of TF32's 11 bits and the rest."""
     high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
     return high, x - high
+
+
+@triton.jit
+def _three_products(a, a_rest, b, b_rest):
+    """The product of a + a_rest and b + b_rest, but for that of the rests."""
+    if a.shape[0] >= 64:
+        found = tl.dot(a_rest, b, input_precision="tf32")
+        found = tl.dot(a, b_rest, found, input_precision="tf32")
+        found = tl.dot(a, b, found, input_precision="tf32")
+    else:
+        # A warp has few sums then, and waits for each; subtracting keeps the compiler from making one sum of three.
+        rest = -tl.dot(a_rest, b, input_precision="tf32")
+        other = -tl.dot(a, b_rest, input_precision="tf32")
+        found = tl.dot(a, b, input_precision="tf32") - (rest + other)
+    return found
 
 
 @triton.jit
@@ -103,73 +154,112 @@ def dot(a, b, PRECISION: tl.constexpr):
     if PRECISION == "tf32x3":
         a, a_rest = _halves(a)
         b, b_rest = _halves(b)
-        if a.shape[0] >= 64:
-            found = tl.dot(a_rest, b, input_precision="tf32")
-            found = tl.dot(a, b_rest, found, input_precision="tf32")
-            found = tl.dot(a, b, found, input_precision="tf32")
-        else:
-            # A warp has few sums then, and waits for each; subtracting keeps the compiler from making one sum of three.
-            rest = -tl.dot(a_rest, b, input_precision="tf32")
-            other = -tl.dot(a, b_rest, input_precision="tf32")
-            found = tl.dot(a, b, input_precision="tf32") - (rest + other)
+        found = _three_products(a, a_rest, b, b_rest)
     else:
         found = tl.dot(a, b, input_precision=PRECISION)
     return found
 
 
 @triton.jit
-def gradient_tile(
-    x, delta, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, BATCH: tl.constexpr,
-    FEW: tl.constexpr, PRECISION: tl.constexpr,
+def _float16_halves(x):
+    """x, at most 65504 in size, as the sum of two numbers of 11 bits."""
+    high = x.to(tl.float16)
+    return high, (x - high.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def scaled_halves(x):
+    """Columns of x [rows, columns], scaled to at most 2^15, as float16 halves, and what undoes the scaling [columns].
+
+    Together the halves have the bits of TF32's, in half the space and at half the products: what is read from shared
+    memory is what products of narrow tiles cost. Scaling by powers of two rounds nothing; numbers 2^18 times smaller
+    than the largest of their column lose some bits.
+    """
+    # The bits of a number between 2^e and 2^(e + 1), shifted, are 127 + e; here all of a column get e = 14.
+    exponent = tl.max(tl.abs(x), axis=0).to(tl.int32, bitcast=True) >> 23
+    exponent = tl.minimum(tl.maximum(exponent, 15), 253)
+    high, rest = _float16_halves(x * ((268 - exponent) << 23).to(tl.float32, bitcast=True)[None, :])
+    return high, rest, ((exponent - 14) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def gradient_terms(
+    x, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, BATCH: tl.constexpr, FEW: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Basis k's gradient tile [i, o]: expansion of the minibatch transposed, times delta [rows, o]."""
+    """Basis k of x as `gradient_tile` takes it: of rows, or transposed, halved and with what undoes the scaling."""
     if FEW:
-        g = value(x[0], k, low, inverse, sharpness, KIND, ORDER)[:, None] * delta[0][None, :]
-        for r in tl.static_range(1, BATCH):
-            g += value(x[r], k, low, inverse, sharpness, KIND, ORDER)[:, None] * delta[r][None, :]
+        found = ()
+        for r in tl.static_range(BATCH):
+            found = found + (value_at(x[r], k, inverse, sharpness, KIND, ORDER),)
     else:
-        g = dot(tl.trans(value(x, k, low, inverse, sharpness, KIND, ORDER)), delta, PRECISION)
+        phi = value_at(x, k, inverse, sharpness, KIND, ORDER)
+        if PRECISION != "tf32x3":
+            found = (tl.trans(phi),)
+        elif KIND >= B_SPLINE:
+            # At most 1: no need to look for the largest.
+            high, rest = _float16_halves(phi * 16384.0)
+            found = tl.trans(high), tl.trans(rest)
+        else:
+            high, rest, undo = scaled_halves(phi)
+            found = tl.trans(high), tl.trans(rest), undo
+    return found
+
+
+@triton.jit
+def gradient_tile(terms, delta, FEW: tl.constexpr, PRECISION: tl.constexpr):
+    """A basis's gradient tile [i, o]: the `gradient_terms` of the minibatch times a block of `deltas_of`."""
+    if FEW:
+        g = terms[0][:, None] * delta[0][None, :]
+        for r in tl.static_range(1, len(terms)):
+            g += terms[r][:, None] * delta[r][None, :]
+    elif PRECISION == "tf32x3":
+        g = _three_products(terms[0], terms[1], delta[1], delta[2])
+        if len(terms) == 2:
+            g *= (delta[3] * (1 / 16384))[None, :]
+        else:
+            g *= terms[2][:, None] * delta[3][None, :]
+    else:
+        g = tl.dot(terms[0], delta[0], input_precision=PRECISION)
     return g
 
 
 @triton.jit
-def forward_tile(
-    sums, gram, w, x, inside, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr,
-    BATCH: tl.constexpr, FEW: tl.constexpr, GRAM: tl.constexpr, PRECISION: tl.constexpr,
+def forward_terms(
+    x, inside, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, BATCH: tl.constexpr, FEW: tl.constexpr
 ):  # fmt: skip
-    """Add basis k's part of the outputs and of the Gram matrix of the expansion; w is [i, o]."""
+    """Basis k of x where there are inputs, nothing elsewhere: [rows, i], or a tuple of few rows' [i]."""
     if FEW:
-        found = ()
-        phis = ()
+        phi = ()
         for r in tl.static_range(BATCH):
-            phi = tl.where(inside, value(x[r], k, low, inverse, sharpness, KIND, ORDER), 0.0)
-            found = found + (sums[r] + phi[:, None] * w,)
-            phis = phis + (phi,)
-        inner = ()
-        if GRAM:
-            for r in tl.static_range(BATCH):
-                for c in tl.static_range(BATCH):
-                    inner = inner + (gram[r * BATCH + c] + phis[r] * phis[c],)
+            phi = phi + (tl.where(inside, value_at(x[r], k, inverse, sharpness, KIND, ORDER), 0.0),)
     else:
-        phi = tl.where(inside[None, :], value(x, k, low, inverse, sharpness, KIND, ORDER), 0.0)
-        found = sums + dot(phi, w, PRECISION)
-        inner = gram
-        if GRAM:
-            inner = gram + dot(phi, tl.trans(phi), PRECISION)
-    return found, inner
+        phi = tl.where(inside[None, :], value_at(x, k, inverse, sharpness, KIND, ORDER), 0.0)
+    return phi
 
 
 @triton.jit
-def backward_tile(
-    back, x, w, delta, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr,
-    BATCH: tl.constexpr, FEW: tl.constexpr, PRECISION: tl.constexpr,
+def gram_tile(gram, phi, FEW: tl.constexpr, PRECISION: tl.constexpr):
+    """Add a basis's part of the Gram matrix of the expansion."""
+    if FEW:
+        found = ()
+        for r in tl.static_range(len(phi)):
+            for c in tl.static_range(len(phi)):
+                found = found + (gram[r * len(phi) + c] + phi[r] * phi[c],)
+    else:
+        found = gram + dot(phi, tl.trans(phi), PRECISION)
+    return found
+
+
+@triton.jit
+def slopes(
+    x, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, BATCH: tl.constexpr, FEW: tl.constexpr
 ):  # fmt: skip
-    """Add what basis k hands down to its input x: [rows, i], or for few rows [i, o] of each, not yet times delta."""
+    """The derivative of basis k by x: [rows, i], or a tuple of few rows' [i]."""
     if FEW:
         found = ()
         for r in tl.static_range(BATCH):
-            found = found + (back[r] + slope(x[r], k, low, inverse, sharpness, KIND, ORDER)[:, None] * w,)
+            found = found + (slope_at(x[r], k, inverse, sharpness, KIND, ORDER),)
     else:
-        found = dot(delta, tl.trans(w), PRECISION)
-        found = back + found * slope(x, k, low, inverse, sharpness, KIND, ORDER)
+        found = slope_at(x, k, inverse, sharpness, KIND, ORDER)
     return found

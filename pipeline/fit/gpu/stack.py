@@ -125,8 +125,9 @@ class Stack:
         heads, first = self.heads, self.first
         return {
             "INPUTS": first.inputs, "FEATURES": first.features, "OUT": first.outputs, "OUT_PAD": self.out_pad,
-            "STRIDE": self.weight.stride(1), "BATCH": heads.batch, "ROWS": heads.padded, **kinds(first),
-            "SPLITS": heads.tuning.splits, "SCALER": first.scaler, "PRECISION": heads.tuning.precision,
+            "WIDTHS": blocks(first.outputs, heads.padded), "STRIDE": self.weight.stride(1), "BATCH": heads.batch,
+            "ROWS": heads.padded, **kinds(first), "SPLITS": heads.tuning.splits, "SCALER": first.scaler,
+            "PRECISION": heads.tuning.precision,
         }  # fmt: skip
 
     def _affine(self, row: int) -> Tensor:
@@ -187,6 +188,16 @@ class Stack:
 def passes(first: LayerSpec) -> bool:
     """Whether the norm of a first layer's gradients takes a pass over its weights."""
     return first.scaler or first.normed
+
+
+def blocks(outputs: int, rows: int) -> tuple[int, ...]:
+    """Powers of two that a first layer's outputs are taken in: just above 64, a second block pads less.
+
+    Blocks of 16 leave half the matrix units' warps without work of their own.
+    """
+    pad = max(16, triton.next_power_of_2(outputs))
+    rest = max(16 if rows < 16 else 32, triton.next_power_of_2(max(1, outputs - pad // 2)))
+    return (pad // 2, rest) if pad > 64 and pad // 2 + rest < pad else (pad,)
 
 
 def out_pad(network: NetworkSpec) -> int:

@@ -12,6 +12,21 @@ __all__ = ["Tuning", "padded_rows", "row_stride"]
 #: Up to this many rows, products are sums over rows on the ordinary units; above, they go to the matrix units.
 FEW_ROWS = 4
 
+#: What replaces the usual choices in first layers behind a layer norm, by the rows of a minibatch.
+NORMED = {
+    16: {"norm_tile": 32, "norm_stages": 2},
+    32: {"norm_tile": 64, "norm_stages": 2},
+    64: {"norm_tile": 64, "norm_stages": 2, "tile": 32, "stages": 3},
+}
+#: The same in those of more than 64 outputs.
+WIDE = {64: {"norm_tile": 32, "norm_stages": 2}}
+#: The same in narrow ones.
+NARROW = {
+    16: {"norm_tile": 64, "norm_stages": 2, "splits": 6, "warps": 2, "norm_warps": 2, "stages": 5, "registers": 128},
+    32: {"norm_tile": 32, "norm_stages": 2, "splits": 6, "warps": 2, "norm_warps": 2, "registers": 168},
+    64: {"norm_tile": 64, "norm_stages": 2, "splits": 6, "registers": 128},
+}
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -20,8 +35,8 @@ class Tuning:
     `tile` is a tile's inputs, `splits` the programs of a head's first layer, `warps` and `stages` Triton's, for the
     first layer, its norm, the kernels between (middle) and heads on the chip (small); `registers` bound those of the
     first layer's threads; `parts` divide the pack into streams of their own; `precision` is that of products on the
-    matrix units (`gpu.products.dot`, and `tl.dot` in the kernels between); with `table`, Gram matrices are looked up
-    among the products of all rows, where these fit.
+    matrix units, where with `tf32x3` factors are sums of two halves, TF32's or for the first layer's gradients
+    float16's; with `table`, Gram matrices are looked up among the products of all rows, where these fit.
     """
 
     tile: int
@@ -54,18 +69,20 @@ class Tuning:
     @classmethod
     def chosen(cls, network: NetworkSpec, rows: int, heads: int) -> "Tuning":
         """The measured choice for minibatches padded to `rows`."""
-        few = rows < 16
         first = network.layers[0]
         normed = any(network.layers[chain[0]].normed for chain in network.chains)
-        sizes = {"tile": 8 if few else 16, "norm_tile": 8 if few else 16 if normed else 32}
-        if narrow(network) and rows == 16:
-            sizes = dict.fromkeys(sizes, 32) | {"warps": 2, "norm_warps": 2, "stages": 2, "norm_stages": 2}
-        elif narrow(network) and rows == 64:
-            sizes |= {"registers": 128, "norm_tile": 64, "norm_stages": 2}
-        elif normed and rows == 64 and first.outputs <= 64:
-            sizes |= {"norm_tile": 64, "norm_stages": 1}
-        splits = max(1, min(8 if few else 4, -(-first.inputs // sizes["tile"])))
-        return cls(splits=splits, parts=2 if heads >= 64 else 1, **sizes)
+        sizes = {"tile": 8, "norm_tile": 8, "splits": 8}
+        if rows >= 16:
+            sizes = {"tile": 16, "norm_tile": 16 if normed else 32, "splits": 4, "stages": 4}
+            if first.outputs > 96:
+                # The weights' tiles of two programs would not fit side by side.
+                sizes["stages"] = 3
+        if narrow(network):
+            sizes |= NARROW.get(rows, {})
+        elif normed:
+            sizes |= (NORMED if first.outputs <= 64 else WIDE).get(rows, {})
+        sizes["splits"] = max(1, min(sizes["splits"], -(-first.inputs // sizes["tile"])))
+        return cls(parts=2 if heads >= 64 else 1, **sizes)
 
 
 def narrow(network: NetworkSpec) -> bool:
