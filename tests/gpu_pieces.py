@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pipeline.fit.gpu.bases import KINDS, place
+from pipeline.fit.gpu.bases import KINDS, place, value
 from pipeline.fit.gpu.batched import product, sum_rows
 from pipeline.fit.gpu.loss import loss
 from pipeline.fit.gpu.products import deltas_of, gradient_terms, gradient_tile, outputs_of
@@ -55,24 +55,50 @@ def _gradients(
     tl.store(gradient_ptr + i[:, None] * OUT + o[None, :], g)
 
 
+@triton.jit
+def _values(x_ptr, y_ptr, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr, N: tl.constexpr):
+    """Basis k of x [N]."""
+    n = tl.arange(0, N)
+    tl.store(y_ptr + n, value(tl.load(x_ptr + n), k, low, inverse, sharpness, KIND, ORDER))
+
+
 def gradients() -> list[float]:
-    """Errors of gradients by float16 halves, as shares of the sum of their terms' sizes: inputs and outputs' gradients
-    of very different sizes, outputs without any, and bases far from their centres."""
+    """Errors of gradients by float16 halves, as shares of what `scaled_halves` allows.
+
+    Inputs and outputs' gradients are of very different sizes, an output has none, bases are far from their centres, and
+    a row without a gradient has features far larger than the others'.
+    """
     rows, tile, out, errors = 32, 16, 16, []
     delta = torch.randn(rows, out) * 10 ** torch.linspace(-25, 6, out)
-    delta[:, 3] = 0
+    delta[:, 3] = delta[5] = 0
     wide = torch.randn(rows, tile) * 10 ** torch.linspace(-6, 6, tile)
-    near = torch.rand(rows, tile) * 0.3 + torch.linspace(0, 3, tile)
-    for kind, x, phi in (
-        ("identity", wide, wide.double()), ("silu", wide, torch.nn.functional.silu(wide.double())),
-        ("radial", near, (-(near.double() ** 2)).exp()), ("switch", near, 1 / near.double().cosh() ** 2),
+    wide[5] *= 1e8
+    near = torch.rand(rows, tile) * 0.3 + torch.linspace(0, 6, tile)
+    ones = torch.ones(tile, dtype=torch.float64)
+    for kind, x, phi, largest in (
+        ("identity", wide, wide.double(), None), ("silu", wide, torch.nn.functional.silu(wide.double()), None),
+        ("radial", near, (-(near.double() ** 2)).exp(), ones), ("switch", near, 1 / near.double().cosh() ** 2, ones),
     ):  # fmt: skip
         found = torch.empty(tile, out)
         _gradients[(1,)](x, delta, found, 0.0, 1.0, 1.0, KIND=KINDS[kind], ROWS=rows, TILE=tile, OUT=out)
-        terms = phi.abs().mT @ delta.double().abs()
+        sizes = delta.double().abs()
+        lost = torch.outer(phi.abs().amax(0) if largest is None else largest, sizes.amax(0)) * rows * 2**-38
         error = (found - phi.mT @ delta.double()).abs()
-        errors.append(float((error / terms.where(terms > 0, torch.ones(()))).max()))
+        allowed = phi.abs().mT @ sizes * 1e-6 + lost
+        errors.append(float((error / allowed.where(allowed > 0, torch.ones(()))).max()))
     return errors
+
+
+def largest() -> list[float]:
+    """The largest values of the bases that gradients take to be at most 1, of every order."""
+    x, found = torch.cat([torch.linspace(-9, 9, 1000), 10 ** torch.linspace(1, 30, 24)]), []
+    for kind, code in KINDS.items():
+        for order in range(1, 6) if code >= KINDS["b_spline"] else ():
+            for k in range(6 if kind != "chebyshev" else order + 1):
+                y = torch.empty_like(x)
+                _values[(1,)](x, y, k, -2.0, 1.5, 2.0, KIND=code, ORDER=order, N=len(x))
+                found.append(float(y.abs().max()) / (1 + 1e-6))
+    return found
 
 
 def updates(steps: int = 100, out: int = 130, rows: int = 0) -> dict[str, list]:
@@ -139,5 +165,11 @@ def losses() -> list[float]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    found = {"products": products(), "gradients": gradients(), "losses": losses(), "updates": updates()}
+    found = {
+        "products": products(),
+        "gradients": gradients(),
+        "largest": largest(),
+        "losses": losses(),
+        "updates": updates(),
+    }
     print(json.dumps(found | {"factored": [updates(6, 42, 70), updates(6, 19, 3)]}))

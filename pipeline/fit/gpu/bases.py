@@ -5,7 +5,7 @@ import triton.language as tl
 
 __all__ = ["B_SPLINE", "IDENTITY", "KINDS", "place", "slope", "slope_at", "value", "value_at"]
 
-#: Codes of the bases, as kernels compare them.
+#: Codes of the bases, as kernels compare them. From `b_spline` on they are at most 1 in size, as gradients rely on.
 KINDS = {
     name: code
     for code, name in enumerate((

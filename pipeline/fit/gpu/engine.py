@@ -195,7 +195,8 @@ class TritonEngine:
         if self._order is None or len(self._order) != shape[0] or self._order.shape[1] < shape[1]:
             self._order = torch.zeros(shape, dtype=torch.int32, device=self.device)
         self._order[:, : epoch.rows] = epoch.order.to(torch.int32).to(self.device)
-        self._order[:, epoch.rows : shape[1]] = 0
+        # What fills up the last minibatch weighs nothing, but shares its scales (`gpu.products.scaled_halves`).
+        self._order[:, epoch.rows : shape[1]] = self._order[:, epoch.rows - 1 : epoch.rows]
         replicate_of = epoch.replicate_of.to(self.device, torch.int32)
         for part, own in zip(self.parts, self.slices, strict=True):
             part.begin(epoch, self._order, replicate_of[own])

@@ -142,9 +142,11 @@ def update_and_forward(
             for _ in tl.static_range(BATCH * BATCH):
                 gram = gram + (tl.zeros((TILE,), tl.float32),)
     else:
+        # Filled up with a row that is there: another one's numbers could set the scale of what is halved.
+        filled = tl.minimum(b, BATCH - 1)
         if UPDATE:
-            last = tl.load(last_ptr + b, mask=b < BATCH, other=0).to(tl.int64)[:, None] * INPUTS
-        following = tl.load(next_ptr + b, mask=b < BATCH, other=0).to(tl.int64)[:, None] * INPUTS
+            last = tl.load(last_ptr + filled).to(tl.int64)[:, None] * INPUTS
+        following = tl.load(next_ptr + filled).to(tl.int64)[:, None] * INPUTS
         gram = tl.zeros((ROWS, ROWS) if GRAM else (1, 1), tl.float32)
     for turn in range(each):
         i = (share * each + turn) * TILE + tl.arange(0, TILE)

@@ -85,7 +85,7 @@ def gradient_norm(
     delta = deltas_of(delta_ptr, b, o, OUT_PAD, BATCH, FEW, PRECISION)
     rows = 0
     if not FEW:
-        rows = tl.load(rows_ptr + b, mask=b < BATCH, other=0).to(tl.int64)[:, None] * INPUTS
+        rows = tl.load(rows_ptr + tl.minimum(b, BATCH - 1)).to(tl.int64)[:, None] * INPUTS
     squares = zeros_of(TILE, o, 1)
     more = tl.zeros((TILE,), tl.float32)
     for turn in range(each):

@@ -20,7 +20,6 @@ __all__ = [
     "inputs_of",
     "one_minus_power",
     "outputs_of",
-    "scaled_halves",
     "slopes",
     "zeros_of",
 ]
@@ -172,8 +171,8 @@ def scaled_halves(x):
     """Columns of x [rows, columns], scaled to at most 2^15, as float16 halves, and what undoes the scaling [columns].
 
     Together the halves have the bits of TF32's, in half the space and at half the products: what is read from shared
-    memory is what products of narrow tiles cost. Scaling by powers of two rounds nothing; numbers 2^18 times smaller
-    than the largest of their column lose some bits.
+    memory is what products of narrow tiles cost. Scaling by powers of two rounds nothing. A number's error is at most
+    2^-22 of it, or 2^-39 of the largest of its column (where that is between 2^-112 and 2^127).
     """
     # The bits of a number between 2^e and 2^(e + 1), shifted, are 127 + e; here all of a column get e = 14.
     exponent = tl.max(tl.abs(x), axis=0).to(tl.int32, bitcast=True) >> 23
@@ -197,7 +196,7 @@ def gradient_terms(
         if PRECISION != "tf32x3":
             found = (tl.trans(phi),)
         elif KIND >= B_SPLINE:
-            # At most 1: no need to look for the largest.
+            # At most 1: no need to look for the largest. Errors are at most 2^-39.
             high, rest = _float16_halves(phi * 16384.0)
             found = tl.trans(high), tl.trans(rest)
         else:

@@ -44,10 +44,10 @@ def kinds(layer: LayerSpec) -> dict[str, int]:
 
 
 def grid_numbers(layer: LayerSpec) -> tuple[float, float, float]:
-    """low, 1 / step and sharpness of a layer's grid."""
+    """low, 1 / step and sharpness of a layer's grid; a switch is the same for a sharpness of either sign."""
     grid = layer.grid
     parts = grid.intervals if layer.branches[0].basis == "b_spline" else max(1, grid.centres - 1)
-    return grid.low, parts / (grid.high - grid.low), grid.sharpness
+    return grid.low, parts / (grid.high - grid.low), abs(grid.sharpness)
 
 
 @dataclass
@@ -193,7 +193,7 @@ def passes(first: LayerSpec) -> bool:
 def blocks(outputs: int, rows: int) -> tuple[int, ...]:
     """Powers of two that a first layer's outputs are taken in: just above 64, a second block pads less.
 
-    Blocks of 16 leave half the matrix units' warps without work of their own.
+    On the matrix units, a block of 16 would leave most warps without work of their own.
     """
     pad = max(16, triton.next_power_of_2(outputs))
     rest = max(16 if rows < 16 else 32, triton.next_power_of_2(max(1, outputs - pad // 2)))

@@ -74,7 +74,7 @@ class Tuning:
         sizes = {"tile": 8, "norm_tile": 8, "splits": 8}
         if rows >= 16:
             sizes = {"tile": 16, "norm_tile": 16 if normed else 32, "splits": 4, "stages": 4}
-            if first.outputs > 96:
+            if first.outputs > 96 or (first.outputs > 64 and rows > 64):
                 # The weights' tiles of two programs would not fit side by side.
                 sizes["stages"] = 3
         if narrow(network):
