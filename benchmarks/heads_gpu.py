@@ -128,7 +128,7 @@ FAMILIES = [
     {"head": head, "batch": batch} for head in ("mlp", "linear", "fast_kan", "faster_kan", "fourier_kan", "cheby_kan")
     for batch in (4, 64)
 ]  # fmt: skip
-#: Hidden widths that `--match params` gives for effi_kan's 443,520 parameters, as in families.md, and wider effi_kan.
+#: Hidden widths that `--match params` gives for effi_kan's 443,520 parameters, as in families.md.
 EQUAL = [
     {"head": head, "batch": batch, "hidden": (hidden,)} for batch in (4, 64)
     for head, hidden in (("effi_kan", 64), ("mlp", 575), ("fast_kan", 64), ("faster_kan", 72), ("fourier_kan", 58),

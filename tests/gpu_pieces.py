@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pipeline.fit.gpu.bases import KINDS, place, value
+from pipeline.fit.gpu.bases import KINDS, on_grid, value
 from pipeline.fit.gpu.batched import product, sum_rows
 from pipeline.fit.gpu.loss import loss
 from pipeline.fit.gpu.products import deltas_of, gradient_terms, gradient_tile, outputs_of
@@ -48,7 +48,7 @@ def _gradients(
 ):  # fmt: skip
     """The gradient [TILE, OUT] of basis 0 of x [ROWS, TILE] by delta [ROWS, OUT]."""
     b, i, o = tl.arange(0, ROWS), tl.arange(0, TILE), tl.arange(0, OUT)
-    x = place(tl.load(x_ptr + b[:, None] * TILE + i[None, :]), low, inverse, KIND, 3)
+    x = on_grid(tl.load(x_ptr + b[:, None] * TILE + i[None, :]), low, inverse, KIND, 3)
     terms = gradient_terms(x, 0, inverse, sharpness, KIND, 3, ROWS, False, "tf32x3")
     delta = deltas_of(delta_ptr, b, outputs_of((OUT,)), OUT, ROWS, False, "tf32x3")
     g = gradient_tile(terms, delta[0], False, "tf32x3")

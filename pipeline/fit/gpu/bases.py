@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-__all__ = ["B_SPLINE", "IDENTITY", "KINDS", "place", "slope", "slope_at", "value", "value_at"]
+__all__ = ["B_SPLINE", "IDENTITY", "KINDS", "on_grid", "slope", "slope_at", "value", "value_at"]
 
 #: Codes of the bases, as kernels compare them. From `b_spline` on they are at most 1 in size, as gradients rely on.
 KINDS = {
@@ -48,7 +48,7 @@ def _tanh(x):
 
 
 @triton.jit
-def place(x, low, inverse, KIND: tl.constexpr, ORDER: tl.constexpr):
+def on_grid(x, low, inverse, KIND: tl.constexpr, ORDER: tl.constexpr):
     """x in steps of the grid, so that basis function number k is centred at k; for bases without a grid x as it is.
 
     The same for all k, it is done once, where the compiler would do it for every k to spare registers.
@@ -63,7 +63,7 @@ def place(x, low, inverse, KIND: tl.constexpr, ORDER: tl.constexpr):
 
 @triton.jit
 def value_at(x, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
-    """Basis function number k of x as `place` gives it; `inverse` is 1 / the grid's step, ORDER a series' highest."""
+    """Basis function number k of x as `on_grid` gives it; `inverse` is 1 / the grid's step, ORDER a series' highest."""
     if KIND == B_SPLINE:
         half: tl.constexpr = (ORDER + 1) / 2
         t = tl.abs(x - k)
@@ -121,7 +121,7 @@ def value_at(x, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
 
 @triton.jit
 def slope_at(x, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
-    """The derivative of basis function number k by what `place` was given for x."""
+    """The derivative of basis function number k by what `on_grid` was given for x."""
     if KIND == B_SPLINE:
         half: tl.constexpr = (ORDER + 1) / 2
         s = x - k
@@ -192,10 +192,10 @@ def slope_at(x, k, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
 @triton.jit
 def value(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
     """Basis function number k of x."""
-    return value_at(place(x, low, inverse, KIND, ORDER), k, inverse, sharpness, KIND, ORDER)
+    return value_at(on_grid(x, low, inverse, KIND, ORDER), k, inverse, sharpness, KIND, ORDER)
 
 
 @triton.jit
 def slope(x, k, low, inverse, sharpness, KIND: tl.constexpr, ORDER: tl.constexpr):
     """The derivative of `value` by x."""
-    return slope_at(place(x, low, inverse, KIND, ORDER), k, inverse, sharpness, KIND, ORDER)
+    return slope_at(on_grid(x, low, inverse, KIND, ORDER), k, inverse, sharpness, KIND, ORDER)

@@ -99,7 +99,7 @@ def update_and_forward(
     weight_ptr, first_ptr, second_ptr, scaler_ptr, scaler_first_ptr, scaler_second_ptr, own_ptr,
     x_ptr, normed_ptr, affine_ptr, before_ptr, order_ptr, replicate_ptr, delta_ptr, scalar_ptr, output_ptr, gram_ptr,
     turn_ptr, order_stride, affine_stride, low, inverse, sharpness,
-    INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr, WIDTHS: tl.constexpr,
+    INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr, BLOCKS: tl.constexpr,
     STRIDE: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, KIND0: tl.constexpr, WIDTH0: tl.constexpr,
     KIND1: tl.constexpr, ORDER: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, NORM0: tl.constexpr,
     NORM1: tl.constexpr, UPDATE: tl.constexpr, GRAM: tl.constexpr, SCALER: tl.constexpr, PRECISION: tl.constexpr,
@@ -109,8 +109,8 @@ def update_and_forward(
     `turn` [heads] is the next step t; `delta` [heads, ROWS, OUT_PAD] is the clipped gradient by the outputs of step
     t - 1; `order` holds row numbers [replicates, steps * BATCH]. Writes `output` [heads, SPLITS, ROWS, OUT_PAD] and,
     with GRAM, `gram` [heads, SPLITS, ROWS, ROWS] for step t. ROWS is BATCH or, for matrix units, at least 16. A row of
-    weights has OUT numbers, and zeros up to STRIDE; they are taken in blocks of WIDTHS. A tile is TILE inputs with all
-    their bases; KIND1 of -1 means that there is no second branch. `scalar` [heads, 4] is decay, rate, bias correction
+    weights has OUT numbers, and zeros up to STRIDE; BLOCKS are the widths they are taken in. A tile is TILE inputs with
+    all their bases; KIND1 of -1 means no second branch. `scalar` [heads, 4] is decay, rate, bias correction
     and clipping factor. With SCALER, `own` [heads, INPUTS, OUT] is the scaler's gradient, not clipped. With NORM0 or
     NORM1 a branch reads `normed` rows times the trained scale plus shift: `affine` holds both [heads, 2, INPUTS] (with
     a stride) as they are now, `before` as they were at step t - 1.
@@ -126,7 +126,7 @@ def update_and_forward(
     FEW: tl.constexpr = ROWS < 16
     tiles: tl.constexpr = (INPUTS + TILE - 1) // TILE
     each: tl.constexpr = (tiles + SPLITS - 1) // SPLITS
-    o = outputs_of(WIDTHS)
+    o = outputs_of(BLOCKS)
     b = tl.arange(0, ROWS)
     decay = tl.load(scalar_ptr + head * 4)
     rate = tl.load(scalar_ptr + head * 4 + 1)

@@ -55,7 +55,7 @@ def _basis_norm(
 def gradient_norm(
     weight_ptr, scaler_ptr, own_ptr, x_ptr, normed_ptr, affine_ptr, affine_gradient_ptr, before_ptr,
     order_ptr, replicate_ptr, delta_ptr, squares_ptr, turn_ptr, order_stride, affine_stride, low, inverse, sharpness,
-    INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr, WIDTHS: tl.constexpr,
+    INPUTS: tl.constexpr, FEATURES: tl.constexpr, OUT: tl.constexpr, OUT_PAD: tl.constexpr, BLOCKS: tl.constexpr,
     STRIDE: tl.constexpr, BATCH: tl.constexpr, ROWS: tl.constexpr, KIND0: tl.constexpr, WIDTH0: tl.constexpr,
     KIND1: tl.constexpr, ORDER: tl.constexpr, TILE: tl.constexpr, SPLITS: tl.constexpr, NORM0: tl.constexpr,
     NORM1: tl.constexpr, SCALER: tl.constexpr, AT: tl.constexpr, SLOTS: tl.constexpr, PRECISION: tl.constexpr,
@@ -80,7 +80,7 @@ def gradient_norm(
     tiles: tl.constexpr = (INPUTS + TILE - 1) // TILE
     each: tl.constexpr = (tiles + SPLITS - 1) // SPLITS
     WHOLE: tl.constexpr = each * SPLITS * TILE == INPUTS
-    o = outputs_of(WIDTHS)
+    o = outputs_of(BLOCKS)
     b = tl.arange(0, ROWS)
     delta = deltas_of(delta_ptr, b, o, OUT_PAD, BATCH, FEW, PRECISION)
     rows = 0

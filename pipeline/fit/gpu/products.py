@@ -7,7 +7,7 @@ weight tile; more rows are tensors [rows, inputs] and go to the matrix units.
 import triton
 import triton.language as tl
 
-from pipeline.fit.gpu.bases import B_SPLINE, place, slope_at, value_at
+from pipeline.fit.gpu.bases import B_SPLINE, on_grid, slope_at, value_at
 
 __all__ = [
     "adamw",
@@ -58,7 +58,7 @@ def inputs_of(
     x_ptr, affine_ptr, rows_ptr, places, i, inside, low, inverse, INPUTS: tl.constexpr, BATCH: tl.constexpr,
     NORM: tl.constexpr, KIND: tl.constexpr, ORDER: tl.constexpr, FEW: tl.constexpr,
 ):  # fmt: skip
-    """The inputs i of every row of a minibatch, as basis KIND takes them (`bases.place`).
+    """The inputs i of every row of a minibatch, as basis KIND takes them (`bases.on_grid`).
 
     With NORM they are times a scale, plus a shift, from `affine` [2, inputs].
     Few rows are named by `rows` and come as a tuple of vectors, which share the layout of a weight tile; more as a
@@ -74,23 +74,23 @@ def inputs_of(
             x = tl.load(x_ptr + row * INPUTS + i, mask=inside, other=0.0)
             if NORM:
                 x = x * scale + shift
-            found = found + (place(x, low, inverse, KIND, ORDER),)
+            found = found + (on_grid(x, low, inverse, KIND, ORDER),)
     else:
         found = tl.load(x_ptr + places + i[None, :], mask=inside[None, :], other=0.0)
         if NORM:
             found = found * scale[None, :] + shift[None, :]
-        found = place(found, low, inverse, KIND, ORDER)
+        found = on_grid(found, low, inverse, KIND, ORDER)
     return found
 
 
 @triton.jit
-def outputs_of(WIDTHS: tl.constexpr):
-    """The numbers of the outputs, in blocks of WIDTHS: what pads a width to one power of two may be half of it."""
+def outputs_of(BLOCKS: tl.constexpr):
+    """The numbers of the outputs, in BLOCKS of these widths: one power of two may be padding by half."""
     found = ()
     at = 0
-    for c in tl.static_range(len(WIDTHS)):
-        found = found + (at + tl.arange(0, WIDTHS[c]),)
-        at += WIDTHS[c]
+    for c in tl.static_range(len(BLOCKS)):
+        found = found + (at + tl.arange(0, BLOCKS[c]),)
+        at += BLOCKS[c]
     return found
 
 

@@ -125,7 +125,7 @@ class Stack:
         heads, first = self.heads, self.first
         return {
             "INPUTS": first.inputs, "FEATURES": first.features, "OUT": first.outputs, "OUT_PAD": self.out_pad,
-            "WIDTHS": blocks(first.outputs, heads.padded), "STRIDE": self.weight.stride(1), "BATCH": heads.batch,
+            "BLOCKS": blocks(first.outputs, heads.padded), "STRIDE": self.weight.stride(1), "BATCH": heads.batch,
             "ROWS": heads.padded, **kinds(first), "SPLITS": heads.tuning.splits, "SCALER": first.scaler,
             "PRECISION": heads.tuning.precision,
         }  # fmt: skip
