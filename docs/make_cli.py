@@ -26,7 +26,9 @@ def _help(command: click.Command, name: str) -> str:
 
 def page() -> str:
     """The text of docs/cli.md."""
-    parts = ["<!-- Written by `make docs` (docs/make_cli.py); edit the commands in cli/. -->\n# Command lines\n"]
+    parts = [
+        "<!-- Written by `make docs` (docs/make_cli.py); edit the commands in pipeline/cli/. -->\n# Command lines\n"
+    ]
     for program, group in (("embed.py", embed.main), ("fit_heads.py", fit_heads.main)):
         parts.append(f"## {program}\n\n{group.help.strip()}\n")
         for name in group.list_commands(click.Context(group)):

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from cli.common import KanglueCommand, emit
-from cli.options import Numbers, cache_option, device_option, results_option
+from pipeline.cli.common import KanglueCommand, emit
+from pipeline.cli.options import Numbers, cache_option, device_option, results_option
 
 __all__ = ["export", "load", "predict"]
 

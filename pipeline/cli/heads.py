@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from cli.common import KanglueCommand, comma_separated, emit
-from cli.options import (
+from pipeline.cli.common import KanglueCommand, comma_separated, emit
+from pipeline.cli.options import (
     cache_option,
     device_option,
     given,
@@ -15,7 +15,7 @@ from cli.options import (
     results_option,
     search_options,
 )
-from cli.table import show
+from pipeline.cli.table import show
 
 __all__ = ["run", "sweep"]
 

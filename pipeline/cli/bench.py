@@ -2,8 +2,8 @@
 
 import click
 
-from cli.common import KanglueCommand, emit
-from cli.options import cache_option, device_option, results_option
+from pipeline.cli.common import KanglueCommand, emit
+from pipeline.cli.options import cache_option, device_option, results_option
 
 __all__ = ["bench"]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from cli.common import KanglueCommand, comma_separated, emit
-from cli.options import cache_option, given, head_options, results_option
+from pipeline.cli.common import KanglueCommand, comma_separated, emit
+from pipeline.cli.options import cache_option, given, head_options, results_option
 
 __all__ = ["continual"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from cli.common import KanglueCommand, comma_separated, emit
-from cli.options import cache_option, given, results_option
+from pipeline.cli.common import KanglueCommand, comma_separated, emit
+from pipeline.cli.options import cache_option, given, results_option
 
 __all__ = ["show", "table"]
 
