@@ -40,7 +40,7 @@ _VERBS = {
     "embed": "pipeline.encode.run",
     "export": "pipeline.export.write",
     "fit": "pipeline.api",
-    "load_head": "pipeline.api",
+    "load_head": "pipeline.models.saved",
     "load_weights": "pipeline.export.load",
     "open_cache": "pipeline.store",
     "predict": "pipeline.predict",

@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.errors import ConfigError, DeviceError, ResultsError
+from pipeline.errors import ConfigError, DeviceError
 from pipeline.progress import say
 from pipeline.sweep.costs import with_costs
 from pipeline.sweep.results import Results
-from pipeline.sweep.run import SweepResult, heads_folder, run_sweep
+from pipeline.sweep.run import SweepResult, run_sweep
 from pipeline.sweep.spec import Product, product_from, read_spec
 
-if TYPE_CHECKING:
-    from pipeline.sweep.saved import SavedHead
-
-__all__ = ["FitResult", "fit", "load_head", "sweep"]
+__all__ = ["FitResult", "fit", "sweep"]
 
 CACHE = Path("cache")
 RESULTS = Path("runs/results.sqlite")
@@ -130,15 +127,3 @@ def _log(spec: str | None, results: str | Path) -> Any:
 def _tell_nothing_logged(spec: str | None, done: SweepResult) -> None:
     if spec is not None and not done.trained:
         say("--log: heads are logged as they are trained; none was trained now, so nothing was logged")
-
-
-def load_head(head: str | Path, *, results: str | Path = RESULTS) -> "SavedHead":
-    """A trained head by its id (of a results database) or by its folder. Raises `ResultsError`."""
-    from pipeline.sweep.saved import load_head as load
-
-    folder = Path(head)
-    if not (folder / "config.json").is_file():
-        folder = heads_folder(Path(results)) / str(head)
-    if not str(head) or not folder.is_dir():
-        raise ResultsError(f"head {str(head)!r}: expected a head's folder or an id in {folder.parent}, found neither")
-    return load(folder)

@@ -59,7 +59,7 @@ class _Head(BaseEstimator):
         from pipeline.device import resolve_device
         from pipeline.fit.data import FitData, fit_scaling
         from pipeline.fit.train import train_pack
-        from pipeline.sweep.saved import SavedHead
+        from pipeline.models.saved import SavedHead
 
         config = self._config()
         features = features.astype(np.float32)

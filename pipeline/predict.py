@@ -20,15 +20,15 @@ from pipeline.encode.rows import Asked, RowEncoder
 from pipeline.errors import KanglueError, SourceError
 from pipeline.fit.tokens import Tokens
 from pipeline.heads.config import FEATURES, TOKENS
+from pipeline.models.caches import assemble
 from pipeline.sources import Row
 from pipeline.sources.base import shortened
 from pipeline.sources.lines import decoded_line, numbered_lines
 from pipeline.sources.tables import json_object
-from pipeline.sweep.caches import assemble
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:
-    from pipeline.sweep.saved import SavedHead
+    from pipeline.models.saved import SavedHead
 
 __all__ = ["Answer", "Columns", "Predictor", "answer_lines", "answers", "line_rows", "open_lines", "predict", "row_of"]
 
@@ -234,7 +234,7 @@ def predict(
 
     `head` is an id of the results or a head's folder; `encoder` is needed where the head's was a local folder.
     """
-    from pipeline.api import load_head
+    from pipeline.models.saved import load_head
 
     predictor = Predictor(load_head(head, results=results), Asked(encoder), device)
     checked = (predictor.check(row_of(row), f"row {number}") for number, row in enumerate(rows))

@@ -23,14 +23,14 @@ from pipeline.fit.tokens import Tokens
 from pipeline.heads.config import TOKENS
 from pipeline.leaderboard import FILES, TestFile, constant, validate, words
 from pipeline.metrics import metric_value
+from pipeline.models.caches import assemble
 from pipeline.store import Cache, SplitView, open_cache
 from pipeline.store.schema import FINGERPRINT, difference
-from pipeline.sweep.caches import assemble
 from pipeline.sweep.results import Results
 from pipeline.tasks import TASKS
 
 if TYPE_CHECKING:
-    from pipeline.sweep.saved import SavedHead
+    from pipeline.models.saved import SavedHead
 
 __all__ = ["FILES", "Submission", "SubmittedFile", "TestFile", "submit"]
 
@@ -134,7 +134,7 @@ def _chosen(
     heads: Sequence[str | Path], results: Path, encoders: Sequence[str] | None, partial: bool
 ) -> dict[str, _Choice]:
     """The head of every task that has one."""
-    from pipeline.api import load_head
+    from pipeline.models.saved import load_head
 
     found: dict[str, _Choice] = {}
     for name in dict.fromkeys(heads):

@@ -23,7 +23,7 @@ from pipeline.fit.kan_forward import forward, start, update_grids
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import start as first_weights
-from pipeline.sweep.saved import SavedHead
+from pipeline.models.saved import SavedHead
 from tests.synthetic_caches import fit_data
 
 

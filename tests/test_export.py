@@ -30,7 +30,7 @@ from pipeline.heads.families import ACTIVATIONS, HEADS, build_network
 from pipeline.heads.network import BASES, Branch, Grid, LayerSpec, NetworkSpec
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import start
-from pipeline.sweep.saved import SavedHead, load_head
+from pipeline.models.saved import SavedHead, load_head
 from tests.synthetic_caches import arrays_of, write_cache
 
 PACKABLE = [name for name, family in HEADS.items() if not family.own_loop]

@@ -8,7 +8,7 @@ from synthetic_caches import arrays_of, fit_data, task_of, write_cache
 
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
 from pipeline.fit.data import FitData, Scaling, fit_scaling, replicate
-from pipeline.sweep.caches import find_cache, load_data
+from pipeline.models.caches import find_cache, load_data
 
 
 def with_labels(labels, kind="sum"):

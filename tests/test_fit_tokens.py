@@ -27,8 +27,8 @@ from pipeline.heads.families import build_network
 from pipeline.heads.forward import expand, network_forward
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import starts
+from pipeline.models.caches import find_cache, load_data
 from pipeline.store import open_cache
-from pipeline.sweep.caches import find_cache, load_data
 from pipeline.sweep.results import Results
 
 QUICK = ("--encoder", "tiny", "--epochs", "2", "--hidden", "4", "--device", "cpu")

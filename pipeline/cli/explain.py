@@ -50,9 +50,9 @@ def refine(as_json: bool, head: str, grid: list[int], cache: str, results: str, 
 
     Example: python fit_heads.py refine 0123456789abcdef --grid 10,20
     """
-    from pipeline.api import load_head
     from pipeline.explain.refine import refine as run_refine
     from pipeline.explain.refine import refine_text
+    from pipeline.models.saved import load_head
 
     loaded = load_head(head, results=results)
     found = run_refine(loaded, grid, cache=Path(cache), results=Path(results), **options)

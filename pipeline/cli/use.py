@@ -50,9 +50,9 @@ def predict(
         if sys.stdin.isatty():
             raise click.UsageError("expected a text, --file FILE, or JSON lines on standard input")
         file = "-"
-    from pipeline.api import load_head
     from pipeline.encode.rows import Asked
     from pipeline.errors import SourceError
+    from pipeline.models.saved import load_head
     from pipeline.predict import Columns, Predictor, answer_lines, line_rows, open_lines, row_of
 
     loaded = load_head(head, results=results)

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.api import fit, load_head
 from pipeline.errors import ConfigError
 from pipeline.heads.pykan import LARGEST_WIDTH
-from pipeline.sweep.caches import find_cache
+from pipeline.models.caches import find_cache
 
 __all__ = ["explain_command", "explain_text"]
 

@@ -23,8 +23,8 @@ from pipeline.fit.train import train_pack
 from pipeline.heads.config import TRAINED_POOLS, HeadConfig
 from pipeline.heads.families import HEADS
 from pipeline.heads.resolve import resolve
+from pipeline.models.caches import find_cache, load_data
 from pipeline.progress import say
-from pipeline.sweep.caches import find_cache, load_data
 from pipeline.sweep.spec import parse_seeds
 from pipeline.tasks import own_task
 

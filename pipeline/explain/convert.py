@@ -11,7 +11,7 @@ from pipeline.heads.forward import expand, layer_forward, layer_tensors, scaled_
 from pipeline.heads.pykan import PykanNetwork
 
 if TYPE_CHECKING:
-    from pipeline.sweep.saved import SavedHead
+    from pipeline.models.saved import SavedHead
 
 __all__ = ["head_edges", "head_outputs", "to_kan"]
 

@@ -10,7 +10,7 @@ from pipeline.explain.convert import head_outputs
 from pipeline.explain.prune import Goal
 from pipeline.fit.data import FitData, replicate
 from pipeline.fit.kan_train import standardised
-from pipeline.sweep.saved import SavedHead
+from pipeline.models.saved import SavedHead
 
 __all__ = ["Setting", "fidelity", "setting"]
 

@@ -30,7 +30,7 @@ from pipeline.fit.train import train_pack
 from pipeline.heads.bases import spline_basis
 from pipeline.heads.extend import extend_grid
 from pipeline.heads.forward import network_forward
-from pipeline.sweep.saved import SavedHead
+from pipeline.models.saved import SavedHead
 
 __all__ = ["finer", "refine", "refine_text"]
 

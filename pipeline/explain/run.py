@@ -23,10 +23,10 @@ from pipeline.fit.data import FitData
 from pipeline.fit.kan_forward import start
 from pipeline.heads.config import TRAINED_POOLS
 from pipeline.heads.pykan import LARGEST_WIDTH
+from pipeline.models.caches import find_cache, load_data
+from pipeline.models.saved import SavedHead
 from pipeline.progress import say
-from pipeline.sweep.caches import find_cache, load_data
 from pipeline.sweep.results import Results
-from pipeline.sweep.saved import SavedHead
 
 __all__ = ["data_of", "explain", "input_names"]
 

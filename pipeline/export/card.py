@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.metrics import metric_value
+from pipeline.models.saved import SavedHead
 from pipeline.sweep.results import Results
-from pipeline.sweep.saved import SavedHead
 
 __all__ = ["card"]
 

@@ -17,9 +17,8 @@ from pipeline.heads.config import HeadConfig, identity
 from pipeline.heads.families import build_network
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.resolve import resolve
-from pipeline.sweep.caches import CacheRef, find_cache, load_data
-from pipeline.sweep.run import heads_folder
-from pipeline.sweep.saved import SavedHead, store_head
+from pipeline.models.caches import CacheRef, find_cache, load_data
+from pipeline.models.saved import SavedHead, heads_folder, store_head
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from pipeline.export.torch_file import import_file, state_of, torch_source
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.sweep.saved import SavedHead
+    from pipeline.models.saved import SavedHead
 
 __all__ = ["write_onnx"]
 

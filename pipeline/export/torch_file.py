@@ -16,7 +16,7 @@ from pipeline.heads.pykan import PykanNetwork
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.sweep.saved import SavedHead
+    from pipeline.models.saved import SavedHead
 
 __all__ = ["from_state", "import_file", "state_of", "torch_source"]
 

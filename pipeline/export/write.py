@@ -16,7 +16,7 @@ from pipeline.export.onnx_file import write_onnx
 from pipeline.export.packages import PACKAGES, to_package
 from pipeline.export.torch_file import state_of, torch_source
 from pipeline.heads.config import TRAINED_POOLS
-from pipeline.sweep.saved import SavedHead, head_document
+from pipeline.models.saved import SavedHead, head_document
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ def export(
     `out` is the folder, `exports/<id>-<format>` beside the results by default; one that is there is replaced only with
     `force`, and only if it is an export. Raises a `KanglueError`.
     """
-    from pipeline.api import load_head
+    from pipeline.models.saved import load_head
 
     if format not in FORMATS:
         raise UnknownNameError("format", format, tuple(FORMATS))

@@ -12,7 +12,7 @@ from pipeline.heads.network import LayerSpec
 from pipeline.heads.pykan import PykanNetwork
 
 if TYPE_CHECKING:
-    from pipeline.sweep.saved import SavedHead
+    from pipeline.models.saved import SavedHead
 
 __all__ = ["LearnedFunctions", "learned_functions"]
 
@@ -39,7 +39,7 @@ def learned_functions(folder: Path, where: str) -> LearnedFunctions | str:
     """The functions of the saved head in `folder`; a reason in words where there are none to be seen."""
     if not folder.is_dir():
         return "its head is not beside the results, in heads/."
-    from pipeline.sweep.saved import load_head
+    from pipeline.models.saved import load_head
 
     try:
         head = load_head(folder)

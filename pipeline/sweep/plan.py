@@ -10,7 +10,7 @@ from pipeline.heads.config import HeadConfig, identity
 from pipeline.heads.families import build_network
 from pipeline.heads.match import Match, Matching
 from pipeline.heads.resolve import resolve
-from pipeline.sweep.caches import CacheRef, find_cache
+from pipeline.models.caches import CacheRef, find_cache
 from pipeline.sweep.spec import Product
 
 __all__ = ["PlannedHead", "Trials", "count_trials", "plan", "planned", "shapes"]

@@ -14,12 +14,12 @@ from pipeline.progress import say
 from pipeline.sweep.plan import PlannedHead, Trials, count_trials, plan
 from pipeline.sweep.results import Results
 from pipeline.sweep.spec import Product
-from pipeline.sweep.work import Tally, heads_folder, train_heads
+from pipeline.sweep.work import Tally, train_heads
 
 if TYPE_CHECKING:
     from pipeline.sweep.search import Study
 
-__all__ = ["PlannedHead", "SweepResult", "describe_searches", "heads_folder", "plan", "run_sweep"]
+__all__ = ["PlannedHead", "SweepResult", "describe_searches", "plan", "run_sweep"]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pipeline.heads.config import HeadConfig
 from pipeline.heads.families import HEADS
 from pipeline.heads.match import Match
 from pipeline.heads.resolve import resolve
+from pipeline.models.caches import CacheRef, find_cache
 from pipeline.progress import say
-from pipeline.sweep.caches import CacheRef, find_cache
 from pipeline.sweep.plan import PlannedHead, planned, shapes
 from pipeline.sweep.ranges import Range
 from pipeline.sweep.results import Results

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.metrics import classification_metrics
-from pipeline.sweep.caches import load_data
+from pipeline.models.caches import load_data
 from pipeline.sweep.packs import Pace, groups, head_work, is_out_of_memory, release
 from pipeline.sweep.plan import PlannedHead
 from pipeline.sweep.progress import SweepProgress, sweep_progress
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.fit.data import FitData
     from pipeline.fit.train import Outcome
 
-__all__ = ["Tally", "heads_folder", "train_heads"]
+__all__ = ["Tally", "train_heads"]
 
 
 @dataclass
@@ -40,11 +40,6 @@ class Tally:
         self.trained += other.trained
         self.diverged += other.diverged
         self.failures += other.failures
-
-
-def heads_folder(results: Path) -> Path:
-    """Where the heads of a results database lie: `heads/` beside it."""
-    return results.parent / "heads"
 
 
 def train_heads(todo: Sequence[PlannedHead], store: Results, results: Path, device_name: str) -> Tally:
@@ -110,7 +105,7 @@ class _Work:
 
     def _train(self, pack: Sequence[PlannedHead], data: "FitData", progress: SweepProgress) -> None:
         from pipeline.fit.train import train_pack
-        from pipeline.sweep.saved import save_head
+        from pipeline.models.saved import SavedHead, heads_folder, store_head
 
         epochs, work = pack[0].config.epochs, sum(map(head_work, pack))
         outcomes = train_pack(
@@ -120,9 +115,10 @@ class _Work:
             lambda: progress.advance(len(pack) / epochs, work / epochs),
         )
         for head, outcome in zip(pack, outcomes, strict=True):
-            save_head(
-                heads_folder(self.results), head.id, outcome, data.scaling, data.target_scale, head.cache.attributes
-            )
+            store_head(heads_folder(self.results), SavedHead(
+                head.id, outcome.config, outcome.network, outcome.tensors, data.scaling, data.target_scale,
+                head.cache.task.labels, head.cache.attributes, outcome.diverged_at,
+            ))  # fmt: skip
         self.store.add(
             _record(head, outcome, data, str(self.device), self.versions)
             for head, outcome in zip(pack, outcomes, strict=True)

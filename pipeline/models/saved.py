@@ -16,7 +16,6 @@ from pipeline.fit.attention import TokenSource
 from pipeline.fit.data import Scaling
 from pipeline.fit.kan_forward import forward as kan_forward
 from pipeline.fit.tokens import Tokens
-from pipeline.fit.train import Outcome
 from pipeline.heads.config import TRAINED_POOLS, HeadConfig
 from pipeline.heads.cost import parameters
 from pipeline.heads.families import build_network
@@ -28,7 +27,10 @@ from pipeline.metrics import classification_metrics, regression_metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SavedHead", "head_document", "load_head", "save_head", "store_head"]
+__all__ = ["RESULTS", "SavedHead", "head_document", "heads_folder", "load_head", "store_head"]
+
+#: Where commands keep results unless another file is named.
+RESULTS = Path("runs/results.sqlite")
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,9 @@ class SavedHead:
         return {name: float(value[0]) for name, value in found.items()}
 
 
-def save_head(
-    folder: Path, name: str, outcome: Outcome, scaling: Scaling, target_scale: tuple[float, float],
-    provenance: Mapping[str, Any],
-) -> None:  # fmt: skip
-    """Store what training gave; a head that is there already is kept."""
-    labels = provenance["labels"]
-    store_head(folder, SavedHead(
-        name, outcome.config, outcome.network, outcome.tensors, scaling, target_scale,
-        None if labels is None else tuple(labels), provenance, outcome.diverged_at,
-    ))  # fmt: skip
+def heads_folder(results: Path) -> Path:
+    """The folder of a results database's saved heads: `heads/` beside it."""
+    return results.parent / "heads"
 
 
 def store_head(folder: Path, head: SavedHead) -> None:
@@ -157,8 +152,20 @@ def head_document(head: SavedHead) -> dict[str, Any]:
     } | ({} if head.diverged_at is None else {"diverged_at": head.diverged_at})
 
 
-def load_head(folder: Path) -> SavedHead:
-    """Load a head from its folder. Raises `ResultsError` for anything but a whole head of a known kind."""
+def load_head(head: str | Path, *, results: str | Path = RESULTS) -> SavedHead:
+    """A saved head by its id (in a results database) or its folder.
+
+    Raises `ResultsError` where there is none, or where the folder holds anything but a whole head of a known family.
+    """
+    folder = Path(head)
+    if not (folder / "config.json").is_file():
+        folder = heads_folder(Path(results)) / str(head)
+    if not str(head) or not folder.is_dir():
+        raise ResultsError(f"head {str(head)!r}: expected a head's folder or an id in {folder.parent}, found neither")
+    return _read(folder)
+
+
+def _read(folder: Path) -> SavedHead:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
