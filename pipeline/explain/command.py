@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.api import fit, load_head
+from pipeline.api import fit
 from pipeline.errors import ConfigError
 from pipeline.heads.pykan import LARGEST_WIDTH
 from pipeline.models.caches import find_cache
+from pipeline.models.saved import load_head
 
 __all__ = ["explain_command", "explain_text"]
 
