@@ -1,6 +1,7 @@
 """Knots that follow the data (`--update-grid`): as efficient-kan moves them, and what heads make of it."""
 
 import importlib.util
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import fit_heads
 import pipeline
 from pipeline.errors import ConfigError
 from pipeline.export.load import load_weights
-from pipeline.export.torch_file import import_file
 from pipeline.export.write import export
 from pipeline.fit import train
 from pipeline.fit.data import FitData, Scaling
@@ -294,7 +294,7 @@ def test_saved_and_exported_to_efficient_kan_and_back(kan_linear, trained, tmp_p
 def test_exported_as_one_file_and_back(trained, tmp_path):
     root, head, features = trained
     export(head.id, format="torch", out=tmp_path / "out", results=root / "r.sqlite")
-    module = import_file(tmp_path / "out" / "head.py")
+    module = runpy.run_path(str(tmp_path / "out" / "head.py"))["load"]()
     with torch.no_grad():
         found = module(torch.from_numpy(features)).numpy()
     np.testing.assert_allclose(found, head.predict(features), rtol=0, atol=1e-5)

@@ -1,12 +1,15 @@
 """The modules that an exported head is made of, in plain PyTorch.
 
-Their source goes into the exported file as it stands here, so each of them must read well alone and need only what
-`HEADER` of `pipeline.export.torch_file` imports.
+Their source goes into the exported file exactly as written here, and a head's sizes and options beside it as JSON:
+nothing that is read from a file ever becomes source. Each class must read well alone and need only what `HEADER` of
+`pipeline.export.torch_file` imports.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb, factorial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,7 +17,59 @@ from torch.nn import functional
 
 from pipeline.heads.network import Grid
 
-__all__ = ["MODULES", "KanLayer", "KnotSpline", "Layer", "Module"]
+__all__ = ["MODULES", "Head", "KanLayer", "KnotSpline", "Layer", "Module", "load", "make"]
+
+
+def make(description):
+    """The module that {"kind": name of a class, "arguments": ..., "options": ...} describes."""
+    return KINDS[description["kind"]](*description["arguments"], **description.get("options", {}))
+
+
+class Head(nn.Module):
+    """Features [rows, inputs], as they come from the encoder, to logits (or values) [rows, outputs].
+
+    The head scales its features itself. Its layers are `stacks` networks of equal depth, whose outputs are summed;
+    `target_scale` turns standardised values into the task's units.
+    """
+
+    def __init__(self, inputs, scale, layers, stacks=1, target_scale=None):
+        super().__init__()
+        self.scale, self.target_scale = scale, target_scale
+        if scale != "none":
+            self.register_buffer("shift", torch.zeros(inputs))
+            self.register_buffer("factor", torch.ones(inputs))
+        self.layers = nn.ModuleList(make(layer) for layer in layers)
+        self.depth = len(layers) // stacks
+
+    def forward(self, features):
+        x = features if self.scale == "none" else (features - self.shift) * self.factor
+        x = torch.tanh(x) if self.scale == "tanh" else x
+        y = 0
+        for start in range(0, len(self.layers), self.depth):
+            z = x
+            for layer in self.layers[start : start + self.depth]:
+                z = layer(z)
+            y = y + z
+        if self.target_scale is None:
+            return y
+        mean, spread = self.target_scale
+        return y * spread + mean
+
+
+def load(folder):
+    """The head with the weights in head.safetensors: a length in 8 bytes, a header in JSON, then plain numbers."""
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    data = (Path(folder) / "head.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    state = {}
+    for name, entry in json.loads(data[8:start]).items():
+        if name != "__metadata__":
+            first, last = entry["data_offsets"]
+            numbers = torch.frombuffer(bytearray(data[start + first : start + last]), dtype=torch.float32)
+            state[name] = numbers.reshape(entry["shape"])
+    head = Head(**config["network"])
+    head.load_state_dict(state)
+    return head.eval()
 
 
 class Layer(nn.Module):
@@ -24,10 +79,10 @@ class Layer(nn.Module):
     are first summed to one number, with weights of its own (units = inputs) or the same for all inputs (units = 1).
     """
 
-    def __init__(self, inputs, outputs, bases, *, bias=False, scaler=False, normed=(), units=0):
+    def __init__(self, inputs, outputs, *, bases, bias=False, scaler=False, normed=(), units=0):
         super().__init__()
-        self.bases, self.normed = nn.ModuleList(bases), normed or (False,) * len(bases)
-        widths = [basis.width for basis in bases]
+        self.bases, self.normed = nn.ModuleList(make(basis) for basis in bases), normed or [False] * len(bases)
+        widths = [basis.width for basis in self.bases]
         features = inputs if units else inputs * sum(widths)
         self.weight = nn.Parameter(torch.zeros(features, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
@@ -89,10 +144,19 @@ class Pointwise(nn.Module):
     """One value of each input: x [...] to [..., 1]."""
 
     width = 1
+    functions = {  # noqa: RUF012 - a constant of the exported file
+        "identity": lambda x: x,
+        "relu": torch.relu,
+        "gelu": functional.gelu,
+        "silu": functional.silu,
+        "tanh": torch.tanh,
+        "sigmoid": torch.sigmoid,
+        "square_relu": lambda x: torch.relu(x) ** 2,
+    }
 
-    def __init__(self, function):
+    def __init__(self, name):
         super().__init__()
-        self.function = function
+        self.function = self.functions[name]
 
     def forward(self, x):
         return self.function(x).unsqueeze(-1)
@@ -205,35 +269,32 @@ class Powers(nn.Module):
         return torch.stack([x**n for n in range(self.degree + 1)], -1)
 
 
+#: The classes by name, as the exported file has them too.
+KINDS = {
+    kind.__name__: kind
+    for kind in (Layer, KanLayer, Pointwise, BSpline, KnotSpline, Radial, Switch, Fourier, Chebyshev, Powers)
+}
+
+
 @dataclass(frozen=True)
 class Module:
-    """A basis in plain PyTorch: its class, and the arguments that a grid gives it, as source."""
+    """A basis in plain PyTorch: its class, and the arguments that a grid gives it."""
 
     kind: type[nn.Module]
-    arguments: Callable[[Grid], str]
+    arguments: Callable[[Grid], tuple[float | str, ...]]
 
-    def source(self, grid: Grid) -> str:
-        """The expression that makes the module."""
-        return f"{self.kind.__name__}({self.arguments(grid)})"
-
-
-def _pointwise(function: str) -> Module:
-    return Module(Pointwise, lambda _: function)
+    def description(self, grid: Grid) -> dict[str, object]:
+        """What `make` makes the module of, as plain JSON."""
+        return {"kind": self.kind.__name__, "arguments": list(self.arguments(grid))}
 
 
 #: One entry for each of `pipeline.heads.network.BASES`.
 MODULES: dict[str, Module] = {
-    "identity": _pointwise("nn.Identity()"),
-    "relu": _pointwise("torch.relu"),
-    "gelu": _pointwise("functional.gelu"),
-    "silu": _pointwise("functional.silu"),
-    "tanh": _pointwise("torch.tanh"),
-    "sigmoid": _pointwise("torch.sigmoid"),
-    "square_relu": _pointwise("lambda x: torch.relu(x) ** 2"),
-    **{f"polynomial{degree}": Module(Powers, lambda _, degree=degree: f"{degree}") for degree in (2, 3, 5)},
-    "b_spline": Module(BSpline, lambda g: f"{g.low}, {g.high}, {g.intervals}, {g.order}"),
-    "radial": Module(Radial, lambda g: f"{g.low}, {g.high}, {g.centres}"),
-    "switch": Module(Switch, lambda g: f"{g.low}, {g.high}, {g.centres}, {g.sharpness}"),
-    "fourier": Module(Fourier, lambda g: f"{g.intervals}"),
-    "chebyshev": Module(Chebyshev, lambda g: f"{g.order}"),
+    **{name: Module(Pointwise, lambda _, name=name: (name,)) for name in Pointwise.functions},
+    **{f"polynomial{degree}": Module(Powers, lambda _, degree=degree: (degree,)) for degree in (2, 3, 5)},
+    "b_spline": Module(BSpline, lambda g: (g.low, g.high, g.intervals, g.order)),
+    "radial": Module(Radial, lambda g: (g.low, g.high, g.centres)),
+    "switch": Module(Switch, lambda g: (g.low, g.high, g.centres, g.sharpness)),
+    "fourier": Module(Fourier, lambda g: (g.intervals,)),
+    "chebyshev": Module(Chebyshev, lambda g: (g.order,)),
 }

@@ -2,13 +2,12 @@
 
 import importlib.util
 import logging
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError, ResultsError
-from pipeline.export.torch_file import import_file, state_of, torch_source
+from pipeline.export.torch_file import module_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +32,8 @@ def write_onnx(head: "SavedHead", folder: Path) -> None:
             f"{' and no '.join(missing)}; run `pip install 'kanglue[onnx]'`"
         )
     import torch
-    from safetensors.torch import save_file
 
-    with tempfile.TemporaryDirectory() as scratch:
-        # What is exported is the very file that `--format torch` writes.
-        (Path(scratch) / "head.py").write_text(torch_source(head), encoding="utf-8")
-        save_file(state_of(head), Path(scratch) / "head.safetensors")
-        module = import_file(Path(scratch) / "head.py")
+    module = module_of(head)
     example = _features(head, 3)
     level = logging.getLogger("torch.onnx").level
     with warnings.catch_warnings():

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, ResultsError, UnknownNameError
 from pipeline.export.card import card
 from pipeline.export.onnx_file import write_onnx
 from pipeline.export.packages import PACKAGES, to_package
-from pipeline.export.torch_file import state_of, torch_source
+from pipeline.export.torch_file import network_document, state_of, torch_source
 from pipeline.heads.config import TRAINED_POOLS
 from pipeline.models.saved import SavedHead, head_document
 
@@ -96,6 +96,7 @@ def export(
         work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         FORMATS[format](loaded, work)
         document = head_document(loaded) | {"format": format, "tensors_sha256": tensors_sha256(loaded.tensors)}
+        document |= {"network": network_document(loaded)} if format == "torch" else {}
         text = json.dumps(document, indent=2, ensure_ascii=False)
         (work / "config.json").write_text(text, encoding="utf-8")
         text = card(loaded, format, package=package, results=Path(results))
