@@ -41,7 +41,7 @@ def made_up_results(path, *, rows=None, families=FAMILIES, seeds=10, configurati
     gain = gain or {}
     with Results(path, create=True) as store:
         for task, count in (rows or ROWS).items():
-            known = TASKS.get(task.split(".")[0])
+            known = TASKS.get(task)
             rng = np.random.default_rng((count, len(task)))
             regression = known is not None and known.labels is None
             truth = rng.normal(3, 1, count) if regression else (rng.random(count) < 0.6).astype(np.int64)
@@ -49,20 +49,19 @@ def made_up_results(path, *, rows=None, families=FAMILIES, seeds=10, configurati
             fingerprint = f"{task} {encoder(task)}".encode().hex().ljust(64, "0")
             shared = 0.3 * rng.standard_normal((seeds, count))
             metric = known.main_metric if known else "accuracy"
+            majority = {"pearson": None, "spearmanr": None}
+            if not regression:
+                scores = classification_metrics(np.ones((1, count), np.int64), truth, 2)
+                majority = {name: float(value[0]) for name, value in scores.items()}
+            names = known.labels if known else ("no", "yes")
+            attributes = {"fingerprint": fingerprint, "labels": names, "task": task}
+            store.add_cache(attributes, {"validation": truth} if labels else {}, {"validation": majority})
             for family in families:
                 store.add(
                     _head(rng, task, family, seed, configuration, protocol, truth, regression, metric, epochs,
                           level + shared[seed] + gain.get(family, 0.0), fingerprint, encoder(task))
                     for configuration in range(configurations) for seed in range(seeds)
                 )  # fmt: skip
-            if regression:
-                store.add_baselines(fingerprint, "validation", count, {"pearson": None, "spearmanr": None})
-            else:
-                found = classification_metrics(np.ones((1, count), np.int64), truth, 2)
-                majority = {name: float(value[0]) for name, value in found.items()}
-                store.add_baselines(fingerprint, "validation", count, majority)
-            if labels:
-                store.add_labels(fingerprint, "validation", truth)
     return Path(path)
 
 
@@ -82,11 +81,14 @@ def _head(rng, task, family, seed, configuration, protocol, truth, regression, m
     best = scores.get(metric, scores.get("pearson"))
     return {
         "id": hash_json([task, family, configuration, seed, encoder])[:16],
-        "task": task, "source": "made up", "encoder": encoder, "fingerprint": fingerprint, "head": family,
+        "task": task, "cache": task, "pairs": "joint", "row_limit": None, "inputs": 64, "folds": 1, "trained": "head",
+        "still_improving": None, "coverage": None, "source": "made up", "encoder": encoder,
+        "fingerprint": fingerprint, "head": family,
         "main_metric": metric, "features": "mean", "protocol": protocol, "seed": seed, "config": config.to_json(),
         "status": "trained", "diverged_at": None, "epoch": epochs, "parameters": SIZES[family],
-        "flops": 2 * SIZES[family], "fit_seconds": float(rng.lognormal(-1, 0.3)), "n_train": 9 * rows, "device": "cpu",
-        "versions": {"kanglue": version("kanglue")}, "metrics": {"validation": scores, "selection": scores},
+        "flops": 2 * SIZES[family], "fit_seconds": float(rng.lognormal(-1, 0.3)), "train_rows": 9 * rows,
+        "device": "cpu", "versions": {"kanglue": version("kanglue")},
+        "metrics": {"validation": scores, "selection": scores},
         "curve": np.stack([0.7 - 0.6 * rise, 0.7 - 0.3 * rise, best * rise], 1) + 0.01 * rng.random((epochs, 3)),
         "outputs": {"validation": outputs},
     }  # fmt: skip

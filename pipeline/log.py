@@ -144,7 +144,7 @@ class _Mlflow:
             run_name=_title(record),
             tags={"kanglue.id": record["id"], "kanglue.status": record["status"]},
         ).info.run_id
-        about = {name: record[name] for name in ("encoder", "parameters", "flops", "device", "n_train")}
+        about = {name: record[name] for name in ("encoder", "parameters", "flops", "device", "train_rows")}
         params = [Param(name, str(value)) for name, value in (about | dict(record["config"])).items()]
         metrics = [Metric(name, value, now, epoch) for name, value, epoch in scalars(record)]
         metrics.append(Metric("fit_seconds", record["fit_seconds"], now, 0))

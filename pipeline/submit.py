@@ -150,8 +150,8 @@ def _chosen(
     best: dict[str, tuple[tuple[float, int, str], dict[str, Any]]] = {}
     with Results(results) as store:
         for one in store.heads({"protocol": "clean", "status": "trained"}):
-            task = one["task"].split(".")[0]
-            limited = ".limit" in one["task"] and not partial
+            task = one["task"]
+            limited = one["row_limit"] is not None and not partial
             if task not in TASKS or not one["selection"] or limited or (encoders and one["encoder"] not in encoders):
                 continue
             # Ties: fewer parameters, then the id, so that the choice does not depend on the order of training.
@@ -190,9 +190,9 @@ def _cache_path(file: TestFile, head: "SavedHead", root: Path) -> Path:
     names = ("fingerprint",) if own else tuple(n for n in FINGERPRINT if n not in ("task", "source_sha256", "limit"))
     differs = ""
     for path in sorted(folder.glob(f"{file.task}*.h5")):
-        if path.name.split(".")[0] != file.task:
-            continue
         with open_cache(path) as cache:
+            if cache.attributes["task"] != file.task:
+                continue
             found = difference(about, cache.attributes, names)
         if not found:
             return path

@@ -62,7 +62,9 @@ def swept(tmp_path_factory):
     )  # fmt: skip
     with open_cache(path) as cache, Results(results) as store:
         old = store._run("SELECT DISTINCT fingerprint FROM heads WHERE task = 'sst2'")[0][0]
-        for table in ("heads", "baselines", "labels"):
+        store._run("PRAGMA foreign_keys = OFF")
+        store._run("UPDATE caches SET class_names = ? WHERE fingerprint = ?", (json.dumps(["negative", ATTACK]), old))
+        for table in ("caches", "heads", "baselines", "labels"):
             store._run(f"UPDATE {table} SET fingerprint = ? WHERE fingerprint = ?", (cache.fingerprint, old))
     return results, folder / "cache"
 

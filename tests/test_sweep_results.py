@@ -5,20 +5,26 @@ import sqlite3
 import numpy as np
 import pytest
 
-from pipeline.errors import ResultsError
+from pipeline.errors import ResultsError, UnknownNameError
 from pipeline.sweep.results import Results
 
 
 def record(name, **changes):
     plain = {
-        "id": name, "task": "rte", "source": "s", "encoder": "e", "fingerprint": "f", "head": "mlp",
-        "main_metric": "accuracy", "features": "pooled", "protocol": "clean", "seed": 0, "config": {"lr": 0.1},
-        "status": "trained", "diverged_at": None, "epoch": 1, "parameters": 5, "flops": 6, "fit_seconds": 0.5,
-        "n_train": 9, "device": "cpu", "versions": {}, "metrics": {"validation": {"accuracy": 0.5}},
+        "id": name, "task": "rte", "cache": "rte", "source": "s", "encoder": "e", "fingerprint": "f",
+        "pairs": "joint", "row_limit": None, "head": "mlp", "main_metric": "accuracy", "features": "pooled",
+        "inputs": 4, "protocol": "clean", "seed": 0, "config": {"lr": 0.1}, "trained": "head", "status": "trained",
+        "diverged_at": None, "epoch": 1, "still_improving": None, "coverage": [{"outside": 0.5, "dead": 0.0}],
+        "parameters": 5, "flops": 6, "fit_seconds": 0.5, "train_rows": 9, "folds": 1, "device": "cpu", "versions": {},
+        "metrics": {"validation": {"accuracy": 0.5}},
         "curve": [(1.0, 2.0, 0.5), (float("nan"), float("inf"), 0.25)],
         "outputs": {"validation": np.arange(6, dtype=np.float32).reshape(3, 2)},
     }  # fmt: skip
     return plain | changes
+
+
+#: The cache of these records.
+CACHE = {"fingerprint": "f", "task": "rte", "labels": ["no", "yes"]}
 
 
 def one_line(caught):
@@ -29,11 +35,14 @@ def one_line(caught):
 
 def test_what_is_added_comes_back(tmp_path):
     with Results(tmp_path / "deep/er/r.sqlite", create=True) as results:
-        results.add([record("a"), record("b", task="cola", metrics={"selection": {"f1": 0.1}})])
+        results.add_cache(CACHE)
+        metrics = {"selection": {"f1": 0.1}, "train": {"f1": 0.9}}
+        results.add([record("a"), record("b", task="cola", cache="cola.len32", metrics=metrics, coverage=None)])
         assert results.known(["a", "c"]) == {"a"}
         first, second = results.heads()
         assert (first["id"], second["id"]) == ("b", "a")  # by task
-        assert first["selection"] == {"f1": 0.1}
+        assert (first["selection"], first["training"]) == ({"f1": 0.1}, {"f1": 0.9})
+        assert (first["coverage"], second["coverage"]) == (None, [{"outside": 0.5, "dead": 0.0}])
         assert first["metrics"] == {}
         assert second["metrics"] == {"validation": {"accuracy": 0.5}}
         assert second["config"] == {"lr": 0.1}
@@ -41,12 +50,38 @@ def test_what_is_added_comes_back(tmp_path):
         assert [head["id"] for head in results.heads({"task": "rte"})] == ["a"]
         assert [head["id"] for head in results.heads({"id": ("a", "b"), "head": ["mlp"]})] == ["b", "a"]
         assert results.heads({"id": ()}) == []
+        assert [head["id"] for head in results.heads({"task": ["cola.len32"]})] == ["b"]
+        assert results.caches() == {"f": CACHE}
+        assert results.class_names() == {"f": ("no", "yes")}
         with pytest.raises(ResultsError, match="outputs of head a on 'test'"):
             results.outputs("a", "test")
 
 
+@pytest.mark.parametrize("kind", ["task", "head", "encoder"])
+def test_a_name_that_no_head_has_is_an_error_with_those_that_are_stored(tmp_path, kind):
+    with Results(tmp_path / "r.sqlite", create=True) as results:
+        assert results.heads({kind: ["nope"]}) == []  # nothing is stored: that is said elsewhere
+        results.add_cache(CACHE)
+        results.add([record("a")])
+        with pytest.raises(UnknownNameError, match=f"unknown {kind} .* 'nope': expected one of (rte|mlp|e)$"):
+            results.heads({kind: ["nope"]})
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 2, 1]), np.array([1.7e9, 1.7e9 + 1]), np.array([0.5], ">f4")])
+def test_labels_come_back_with_their_type(tmp_path, labels):
+    with Results(tmp_path / "r.sqlite", create=True) as results:
+        results.add_cache(CACHE, {"validation": labels}, {"validation": {"f1": None}})
+        found = results.labels("f", "validation")
+        assert found.dtype == labels.dtype.newbyteorder("<")
+        assert found.tolist() == labels.tolist()
+        assert results.labels("f", "test") is None
+        assert results.reported_rows() == {("f", "validation"): len(labels)}
+        assert results.baselines() == {("f", "validation"): {"f1": None}}
+
+
 def test_a_head_that_is_stored_already_is_kept(tmp_path):
     with Results(tmp_path / "r.sqlite", create=True) as results:
+        results.add_cache(CACHE)
         results.add([record("a")])
         results.add([record("a", epoch=7, metrics={"validation": {"accuracy": 0.9}}), record("b")])
         assert [(head["id"], head["epoch"]) for head in results.heads()] == [("a", 1), ("b", 1)]
@@ -55,6 +90,7 @@ def test_a_head_that_is_stored_already_is_kept(tmp_path):
 
 def test_a_pack_is_stored_whole_or_not_at_all(tmp_path):
     with Results(tmp_path / "r.sqlite", create=True) as results:
+        results.add_cache(CACHE)
         with pytest.raises(sqlite3.IntegrityError):
             results.add([record("a"), record("b", status="lost")])
         assert results.heads() == []

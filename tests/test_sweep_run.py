@@ -54,7 +54,7 @@ def test_every_head_is_stored_with_what_it_did(tmp_path, cache):
         assert head["seed"] == head["config"]["seed"]
         assert 1 <= head["epoch"] <= 2
         assert (head["status"], head["diverged_at"]) == ("trained", None)
-        assert head["n_train"] == 200
+        assert (head["train_rows"], head["inputs"], head["pairs"], head["row_limit"]) == (200, 16, "joint", None)
         assert set(head["metrics"]) == {"validation"}
         with Results(tmp_path / "runs/results.sqlite") as results:
             outputs = results.outputs(head["id"], "validation")

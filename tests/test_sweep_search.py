@@ -182,7 +182,7 @@ def test_a_trial_that_diverges_is_never_chosen(root):
 
 def test_a_space_smaller_than_the_trials_is_said_and_recorded(root, capsys):
     done = sweep(root, search="random", trials=50, lr=[1e-3, 1e-2], grid=[3, 5], head=["linear", "effi_kan"])
-    assert [(one["asked"], one["trials"]) for one in done.searches] == [(50, 2), (50, 4)]
+    assert [(one["requested"], one["trials"]) for one in done.searches] == [(50, 2), (50, 4)]
     assert "rte linear: 50 trials asked, but only 2 configurations found that differ" in capsys.readouterr().err
 
 

@@ -15,13 +15,14 @@ from scipy import stats
 import fit_heads
 from pipeline.sweep.results import Results
 from pipeline.sweep.table import summarise, t_interval
-from tests.test_sweep_results import record
+from tests.test_sweep_results import CACHE, record
 
 
 @pytest.fixture
 def results(tmp_path):
     path = tmp_path / "r.sqlite"
     with Results(path, create=True) as store:
+        store.add_cache(CACHE)
         store.add(
             record(f"{head}{seed}", head=head, seed=seed, config={"lr": 0.1, "seed": seed} | extra,
                    metrics={"validation": {"accuracy": 0.5 + 0.01 * seed}, "selection": {"accuracy": 0.5}})
@@ -29,7 +30,6 @@ def results(tmp_path):
             for seed in range(3) for head in [head + "x" * ("new" in extra)]
         )  # fmt: skip
         store.add([record("d", head="mlp", seed=3, status="diverged", metrics={}, outputs={}, config={"lr": 0.1})])
-        store.add_labels("f", "validation", np.array([0, 1, 1]))
     return path
 
 
@@ -55,6 +55,7 @@ def test_lines_hold_their_heads(results):
 def test_configurations_of_one_family_are_lines_apart(tmp_path):
     path = tmp_path / "r.sqlite"
     with Results(path, create=True) as store:
+        store.add_cache(CACHE)
         for place, config in enumerate(({"lr": 0.1}, {"lr": 0.2}, {"lr": 0.2, "later": True})):
             store.add(record(f"{place}{seed}", seed=seed, config=config | {"seed": seed}) for seed in range(2))
         lines = summarise(store)
@@ -80,8 +81,8 @@ def test_sql_answers(results):
     assert json.loads(call(results, "--sql", asked, "--json").stdout)[0]["n"] == 6
     assert call(results, "--sql", asked, "--csv").stdout.splitlines()[0] == "head,n,avg(value)"
     assert "linear" in call(results, "--sql", asked).stdout
-    blob = "select float32 from outputs limit 1"
-    assert json.loads(call(results, "--sql", blob, "--json").stdout) == [{"float32": "<24 bytes>"}]
+    blob = "select data from outputs limit 1"
+    assert json.loads(call(results, "--sql", blob, "--json").stdout) == [{"data": "<24 bytes>"}]
     recursive = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 4) select sum(i) as s from n"
     assert json.loads(call(results, "--sql", recursive, "--json").stdout) == [{"s": 10}]
 
@@ -92,7 +93,7 @@ def test_sql_answers(results):
         "delete from heads", "update heads set head = 'x'", "insert into baselines values ('f','v',1,'m',1)",
         "drop table heads", "create table t (a)", "create temp table t (a)", "attach 'other.sqlite' as o",
         "pragma user_version = 9", "pragma writable_schema = 1", "vacuum", "vacuum into 'copy.sqlite'",
-        "reindex", "begin", "replace into labels values ('f', 'v', 1, x'00')", "select load_extension('x')",
+        "reindex", "begin", "replace into labels values ('f', 'v', 1, '<i8', x'00')", "select load_extension('x')",
         "select 1; delete from heads", "with x as (select 1) delete from heads", "", "selct", "select nothing",
         "explain delete from heads returning *", "delete from heads returning id",
     ],
@@ -130,22 +131,11 @@ def test_options_that_exclude_each_other(results, arguments):
 def test_brackets_in_names_are_no_markup(tmp_path):
     path = tmp_path / "r.sqlite"
     with Results(path, create=True) as store:
-        store.add([record("a", task="[red]x[/red]"), record("b", task="[/nope]")])
+        store.add_cache(CACHE)
+        store.add([record("a", cache="[red]x[/red]"), record("b", cache="[/nope]")])
     shown = call(path).stdout
     assert "[red]x[/red]" in shown
     assert "[/nope]" in shown
-
-
-def test_labels_come_back_and_old_files_do_without(results):
-    with Results(results) as store:
-        np.testing.assert_array_equal(store.labels("f", "validation"), np.array([0, 1, 1], np.float32))
-        assert store.labels("f", "test") is None
-        store._connection.execute("DROP TABLE labels")
-        assert store.labels("f", "validation") is None
-        assert store.heads()
-    with Results(results, create=True) as store:
-        store.add_labels("f", "validation", np.array([2.5]))
-        assert store.labels("f", "validation").tolist() == [2.5]
 
 
 @pytest.mark.parametrize("width", [80, 100, 140, 200])

@@ -145,7 +145,7 @@ def _training(head: SavedHead, stored: Mapping[str, Any] | None) -> str:
     ]
     if stored is not None:
         lines.append(
-            f"Epoch {stored['epoch']} of {config['epochs']} was chosen; {stored['n_train']:,} labelled rows; "
+            f"Epoch {stored['epoch']} of {config['epochs']} was chosen; {stored['train_rows']:,} labelled rows; "
             f"{stored['fit_seconds']:.2f} s on {stored.get('device', 'this machine')}."
         )
     return " ".join(lines) + f"\n\n```json\n{json.dumps(config, indent=2)}\n```"

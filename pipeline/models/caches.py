@@ -40,6 +40,11 @@ class CacheRef:
     attributes: Mapping[str, Any]
 
     @property
+    def name(self) -> str:
+        """What `--task` calls it: the task's name, with the suffix of options other than the defaults."""
+        return self.path.name.removesuffix(".h5")
+
+    @property
     def outputs(self) -> int:
         """Outputs of a head: classes, or 1 for regression."""
         return 1 if self.task.labels is None else len(self.task.labels)
@@ -64,8 +69,8 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
     places = [root / folder / f"{task}.h5" for folder in NAMED_FOLDERS] if encoder is None else []
     places.append(root / _folder(encoder or DEFAULT_ENCODER) / f"{task}.h5")
     path = next((place for place in places if place.is_file()), None)
-    name = task.split(".")[0]
     if path is None:
+        name = next((known for known in TASKS if task == known or task.startswith(f"{known}.")), task)
         if name not in TASKS and encoder is None:
             raise UnknownNameError(
                 "task",

@@ -15,7 +15,6 @@ from pipeline.store import Cache, open_cache
 from pipeline.sweep.query import query
 from pipeline.sweep.results import Results
 from pipeline.sweep.table import Line, summarise
-from pipeline.tasks import TASKS
 
 __all__ = ["gather"]
 
@@ -94,15 +93,9 @@ def _find_caches(root: Path, fingerprints: set[str]) -> dict[str, tuple[Path, Ma
 
 def _fill(place: Place, store: Results, file: tuple[Path, Mapping[str, Any]] | None) -> None:
     """Labels, row summaries, curves and disagreements of a place."""
-    known = TASKS.get(place.task.split(".")[0])
-    place.words = known.labels if known else None
+    place.words = place.lines[0].class_names
     place.labels = store.labels(place.fingerprint, place.split)
     place.rows = store.reported_rows().get((place.fingerprint, place.split), 0)
-    if file is not None and file[1]["labels"] is not None:
-        place.words = tuple(file[1]["labels"])
-    if place.labels is None and file is not None:
-        with open_cache(file[0]) as cache:
-            place.labels = _labelled(cache, place)[1]
     if place.labels is not None:
         place.rows = len(place.labels)
         for family, line in place.chosen.items():
@@ -115,13 +108,12 @@ def _fill(place: Place, store: Results, file: tuple[Path, Mapping[str, Any]] | N
     place.disagreements = _disagreements(place, file)
 
 
-def _labelled(cache: Cache, place: Place) -> tuple[np.ndarray, np.ndarray | None]:
-    """Row numbers and labels of a split's labelled rows; no labels where the split is not there."""
+def _labelled(cache: Cache, place: Place) -> np.ndarray:
+    """Row numbers of a split's labelled rows."""
     if place.split not in cache:
-        return np.arange(0), None
-    found = np.asarray(cache[place.split]["label"])
-    rows = np.flatnonzero(~np.isnan(found) if found.dtype.kind == "f" else found >= 0)
-    return rows, found[rows].astype(np.float32)
+        return np.arange(0)
+    labels = np.asarray(cache[place.split]["label"])
+    return np.flatnonzero(~np.isnan(labels) if labels.dtype.kind == "f" else labels >= 0)
 
 
 def _chance(place: Place) -> float | None:
@@ -165,7 +157,7 @@ def _disagreements(place: Place, file: tuple[Path, Mapping[str, Any]] | None) ->
     rows = np.arange(len(truth))
     if file is not None:
         with open_cache(file[0]) as cache:
-            found, _ = _labelled(cache, place)
+            found = _labelled(cache, place)
             if len(found) == len(truth):
                 rows, view = found, cache[place.split]
                 names = [name for name in ("text", "text_pair") if name in view]
@@ -194,7 +186,7 @@ def _name(places: Sequence[Place]) -> None:
         parts = [getattr(place, name)[: 8 if name == "fingerprint" else None] for name in varied]
         if place.optimistic and "protocol" not in varied:
             parts.append("published")
-        place.label = " · ".join([place.task, *parts]).replace("published", "published (optimistic)")
+        place.label = " · ".join([place.cache, *parts]).replace("published", "published (optimistic)")
 
 
 def _compare(places: Sequence[Place]) -> None:
@@ -219,7 +211,7 @@ def _rankings(places: Sequence[Place]) -> dict[str, Ranking]:
     groups: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
     for place in places:
         tasks = groups.setdefault((place.encoder, place.protocol), {})
-        scores = tasks.setdefault(place.task.split(".")[0], {})
+        scores = tasks.setdefault(place.task, {})
         for family, line in place.chosen.items():
             scores.setdefault(family, []).append(line.mean)
     found = {key: rank_families(tasks) for key, tasks in groups.items()}

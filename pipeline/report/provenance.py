@@ -50,7 +50,7 @@ def _caches(findings: Findings) -> tuple[dict[str, Any], ...]:
         rows.setdefault(
             line.fingerprint,
             {
-                "task": line.task, "encoder": line.encoder, "source": line.source, "train": line.n_train,
+                "task": line.task, "encoder": line.encoder, "source": line.source, "train": line.train_rows,
                 "fingerprint": line.fingerprint, "known": ", ".join(told),
             },
         )  # fmt: skip

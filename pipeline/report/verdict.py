@@ -248,7 +248,7 @@ def _small(places: Sequence[Place]) -> list[str]:
 def _encoders(places: Sequence[Place]) -> list[str]:
     by_task: dict[str, set[str]] = {}
     for place in places:
-        by_task.setdefault(place.task.split(".")[0], set()).add(place.encoder)
+        by_task.setdefault(place.task, set()).add(place.encoder)
     if len({frozenset(found) for found in by_task.values()}) < 2:
         return []
     listed = "; ".join(f"{task}: {', '.join(sorted(found))}" for task, found in by_task.items())

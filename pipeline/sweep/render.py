@@ -63,7 +63,7 @@ def _cells(line: Line, context: Sequence[str], linear: Line | None) -> dict[str,
     gain = None if line.mean is None or linear is None or line.head == "linear" else line.mean - linear.mean
     beside = [] if line.kanbefair is None else ["-" if count is None else f"{count:,}" for count in line.kanbefair]
     return {
-        "task": line.task,
+        "task": line.cache,
         "head": line.head,
         **{name: getattr(line, name) for name in context},
         **({"protocol": "published (optimistic)"} if "protocol" in context and line.optimistic else {}),

@@ -1,4 +1,4 @@
-"""The results database: one SQLite file that holds every trained head, its metrics, curve and outputs.
+"""The results database: one SQLite file with every trained head, its metrics, curve and outputs.
 
 Its tables (documented in docs/results.md) are meant to be read by other programs as well.
 """
@@ -13,18 +13,26 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import ResultsError
-from pipeline.sweep.schema import LATER, TABLES
+from pipeline.errors import ResultsError, UnknownNameError
+from pipeline.sweep.schema import TABLES, VERSION
 
-__all__ = ["SELECTION", "Results"]
+__all__ = ["SELECTION", "TRAINING", "Results"]
 
-#: Version of the tables below, in SQLite's `user_version`.
-VERSION = 1
-#: The name under which metrics on the selection rows stand beside those on splits.
-SELECTION = "selection"
+#: Names of the selection rows and the training rows where metrics are stored by split.
+SELECTION, TRAINING = "selection", "train"
+#: Columns of `heads` that a document of a head has, and those that only the database keeps.
+_COLUMNS = (
+    "id", "task", "cache", "source", "encoder", "fingerprint", "pairs", "row_limit", "head", "main_metric", "features",
+    "inputs", "protocol", "seed", "config", "trained", "status", "diverged_at", "epoch", "still_improving", "coverage",
+    "parameters", "flops", "fit_seconds", "train_rows", "folds",
+)  # fmt: skip
+_KEPT = ("device", "versions")
+_JSON = ("config", "coverage", "versions")
+#: Filters that are names people type, and are checked against what is stored.
+_NAMES = ("task", "head", "encoder")
 
 
-def _plain(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
@@ -36,9 +44,9 @@ class Results:
     """
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
-        """Open `path`; with `create`, make it where it is not there. Raises `ResultsError`."""
+        """Open `path`; with `create`, make the file if it does not exist. Raises `ResultsError`."""
         self.path = Path(path)
-        #: Told of the record of every head that was stored, after its transaction.
+        #: Called with the record of every head that was stored, after its transaction.
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
         if not create and not self.path.is_file():
             raise ResultsError(
@@ -81,9 +89,6 @@ class Results:
                 f"{self.path}: expected a results database of version {VERSION}, found {version}; "
                 "name another file with --results"
             )
-        if create:
-            for statement in LATER:
-                self._connection.execute(statement)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -102,30 +107,25 @@ class Results:
 
     def known(self, ids: Iterable[str]) -> set[str]:
         """Those of the ids that are stored."""
-        present = {row[0] for row in self._run("SELECT id FROM heads")}
-        return present & set(ids)
+        return {row[0] for row in self._run("SELECT id FROM heads")} & set(ids)
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Store heads, all or none.
+        """Store heads, all or none; their cache must be stored already (`add_cache`).
 
-        A record has the columns of `heads` (with `config` and `versions` as dictionaries), and `metrics` by split,
-        `curve` (rows of epoch losses and score) and `outputs` by split [rows, classes].
+        A record has the columns of `heads` (with `config`, `coverage` and `versions` as JSON values), and `metrics` by
+        split (`SELECTION` and `TRAINING` among them), `curve` (rows of training loss, selection loss and selection
+        score) and `outputs` by split [rows, classes].
         """
-        columns = (
-            "id", "task", "source", "encoder", "fingerprint", "head", "main_metric", "features", "protocol", "seed",
-            "config", "status", "diverged_at", "epoch", "parameters", "flops", "fit_seconds", "n_train", "device",
-            "versions",
-        )  # fmt: skip
-        places = ", ".join("?" * len(columns))
+        columns = (*_COLUMNS, *_KEPT)
+        # Not OR IGNORE, which would drop a head that breaks another constraint without a word.
+        insert = (
+            f"INSERT INTO heads ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
+            "ON CONFLICT (id) DO NOTHING"
+        )
         stored: list[Mapping[str, Any]] = []
         with self._transaction(), closing(self._connection.cursor()) as cursor:
             for record in records:
-                values = [
-                    json.dumps(record[name]) if name in ("config", "versions") else record[name] for name in columns
-                ]
-                # Not OR IGNORE, which would drop a head that breaks another constraint without a word.
-                insert = f"INSERT INTO heads ({', '.join(columns)}) VALUES ({places}) ON CONFLICT (id) DO NOTHING"
-                cursor.execute(insert, values)
+                cursor.execute(insert, [_encoded(name, record[name]) for name in columns])
                 if not cursor.rowcount:
                     continue
                 if self.listeners:
@@ -133,73 +133,90 @@ class Results:
                 head = record["id"]
                 cursor.executemany(
                     "INSERT INTO metrics VALUES (?, ?, ?, ?)",
-                    [(head, s, m, v) for s, found in record["metrics"].items() for m, v in found.items()],
+                    [(head, split, m, v) for split, scores in record["metrics"].items() for m, v in scores.items()],
                 )
                 cursor.executemany(
                     "INSERT INTO curves VALUES (?, ?, ?, ?, ?)",
-                    [(head, epoch, *map(_plain, row)) for epoch, row in enumerate(record["curve"], 1)],
+                    [(head, epoch, *map(_finite, row)) for epoch, row in enumerate(record["curve"], 1)],
                 )
                 cursor.executemany(
                     "INSERT INTO outputs VALUES (?, ?, ?, ?, ?)",
-                    [(head, s, *v.shape, v.astype("<f4").tobytes()) for s, v in record["outputs"].items()],
+                    [(head, split, *v.shape, v.astype("<f4").tobytes()) for split, v in record["outputs"].items()],
                 )
         for record in stored:
             for listener in self.listeners:
                 listener(record)
 
-    def add_baselines(self, fingerprint: str, split: str, rows: int, majority: Mapping[str, float | None]) -> None:
-        """Store what the majority class of the training split scores on a split (`None` where that means nothing)."""
-        with self._transaction():
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO baselines VALUES (?, ?, ?, ?, ?)",
-                [(fingerprint, split, rows, metric, value) for metric, value in majority.items()],
+    def add_cache(
+        self,
+        attributes: Mapping[str, Any],
+        labels: Mapping[str, np.ndarray] | None = None,
+        majority: Mapping[str, Mapping[str, float | None]] | None = None,
+    ) -> None:
+        """Store a cache's attributes, its reported splits' labels and the scores of the majority class, by split.
+
+        Labels [rows] are class numbers or values, in the order of the heads' outputs; the majority class is the
+        training split's largest (`None` where a metric of it means nothing). A cache that is stored already is kept.
+        """
+        key = attributes["fingerprint"]
+        with self._transaction(), closing(self._connection.cursor()) as cursor:
+            names = None if attributes["labels"] is None else json.dumps(list(attributes["labels"]))
+            cursor.execute(
+                "INSERT INTO caches VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (key, names, json.dumps(dict(attributes)))
+            )
+            cursor.executemany(
+                "INSERT INTO labels VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [(key, split, len(v), *_little_endian(v)) for split, v in (labels or {}).items()],
+            )
+            cursor.executemany(
+                "INSERT INTO baselines VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                [(key, split, m, v) for split, scores in (majority or {}).items() for m, v in scores.items()],
             )
 
-    def add_labels(self, fingerprint: str, split: str, labels: np.ndarray) -> None:
-        """Store a reported split's labels [rows] (class numbers or values), in the order of the heads' outputs."""
-        with self._transaction():
-            values = (fingerprint, split, len(labels), labels.astype("<f4").tobytes())
-            self._connection.execute("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)", values)
+    def caches(self) -> dict[str, dict[str, Any]]:
+        """Attributes of the caches that heads were trained on, by fingerprint."""
+        return {key: json.loads(text) for key, text in self._run("SELECT fingerprint, attributes FROM caches")}
+
+    def class_names(self) -> dict[str, tuple[str, ...] | None]:
+        """Class names of each cache's task by fingerprint, `None` for regression."""
+        rows = self._run("SELECT fingerprint, class_names FROM caches")
+        return {key: None if names is None else tuple(json.loads(names)) for key, names in rows}
 
     def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
-        """A reported split's labels [rows], float32; `None` where the file does not hold them."""
-        if not self._run("SELECT 1 FROM sqlite_master WHERE name = 'labels'"):
-            return None
-        rows = self._run("SELECT float32 FROM labels WHERE fingerprint = ? AND split = ?", (fingerprint, split))
-        return np.frombuffer(rows[0][0], "<f4") if rows else None
-
-    def baselines(self) -> dict[tuple[str, str], dict[str, float | None]]:
-        """Metrics of the majority class by (fingerprint, split)."""
-        found: dict[tuple[str, str], dict[str, float | None]] = {}
-        for fingerprint, split, metric, value in self._run(
-            "SELECT fingerprint, split, metric, majority FROM baselines"
-        ):
-            found.setdefault((fingerprint, split), {})[metric] = value
-        return found
+        """A reported split's labels [rows], class numbers or values; `None` if they are not stored."""
+        rows = self._run("SELECT dtype, data FROM labels WHERE fingerprint = ? AND split = ?", (fingerprint, split))
+        return np.frombuffer(rows[0][1], rows[0][0]) if rows else None
 
     def reported_rows(self) -> dict[tuple[str, str], int]:
         """Rows of the reported splits by (fingerprint, split)."""
-        return {(key, split): rows for key, split, rows in self._run("SELECT fingerprint, split, rows FROM baselines")}
+        return {(key, split): rows for key, split, rows in self._run("SELECT fingerprint, split, rows FROM labels")}
+
+    def baselines(self) -> dict[tuple[str, str], dict[str, float | None]]:
+        """Metrics of the majority class by (fingerprint, split)."""
+        scores: dict[tuple[str, str], dict[str, float | None]] = {}
+        for key, split, metric, value in self._run("SELECT fingerprint, split, metric, majority FROM baselines"):
+            scores.setdefault((key, split), {})[metric] = value
+        return scores
 
     def heads(self, where: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Heads as documents (contract of `fit_heads.py run --json`), oldest task names first.
+        """Heads as documents (contract of `fit_heads.py run --json`), sorted by task, encoder, features and family.
 
-        `where` maps columns of `heads` to one value or a collection of allowed values.
+        `where` maps columns of `heads` to one value or a collection of allowed values; a `task` is also matched by the
+        name of its cache (`mrpc.siamese`). Raises `UnknownNameError` for a task, family or encoder that no head has.
         """
         clauses, values = [], []
         for column, allowed in (where or {}).items():
-            # One parameter however many there are: SQLite limits how many a statement may have.
             allowed = [allowed] if isinstance(allowed, str | int) else list(allowed)
-            clauses.append(f"{column} IN (SELECT value FROM json_each(?))")
-            values.append(json.dumps(allowed))
+            columns = ("task", "cache") if column == "task" else (column,)
+            if column in _NAMES:
+                self._check_names(column, columns, allowed)
+            # One parameter however many values: SQLite limits how many a statement may have.
+            clauses.append(f"({' OR '.join(f'{c} IN (SELECT value FROM json_each(?))' for c in columns)})")
+            values += [json.dumps(allowed)] * len(columns)
         condition = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        names = (
-            "id", "task", "source", "encoder", "fingerprint", "head", "main_metric", "features", "protocol", "seed",
-            "config", "status", "diverged_at", "epoch", "parameters", "flops", "fit_seconds", "n_train",
-        )  # fmt: skip
         rows = self._run(
-            f"SELECT {', '.join(names)} FROM heads {condition} "
-            "ORDER BY task, encoder, features, protocol, head, config, seed",
+            f"SELECT {', '.join(_COLUMNS)} FROM heads {condition} "
+            "ORDER BY task, encoder, cache, features, protocol, head, config, seed",
             values,
         )
         metrics: dict[str, dict[str, dict[str, float]]] = {}
@@ -207,13 +224,19 @@ class Results:
             metrics.setdefault(head, {}).setdefault(split, {})[metric] = value
         documents = []
         for row in rows:
-            document = dict(zip(names, row, strict=True))
+            document = dict(zip(_COLUMNS, row, strict=True))
             document["config"] = json.loads(document["config"])
-            found = dict(metrics.get(document["id"], {}))
-            document["selection"] = found.pop(SELECTION, {})
-            document["metrics"] = found
-            documents.append(document)
+            document["coverage"] = json.loads(document["coverage"] or "null")
+            scores = metrics.get(document["id"], {})
+            document |= {"selection": scores.pop(SELECTION, {}), "training": scores.pop(TRAINING, {})}
+            documents.append(document | {"metrics": scores})
         return documents
+
+    def _check_names(self, kind: str, columns: Sequence[str], names: Sequence[Any]) -> None:
+        stored = {name for column in columns for (name,) in self._run(f"SELECT DISTINCT {column} FROM heads")}
+        for name in names:
+            if stored and name not in stored:
+                raise UnknownNameError(f"{kind} of {self.path}", name, sorted(stored))
 
     def selected(self, ids: Sequence[str]) -> dict[str, tuple[float, float, int]]:
         """Main metric and loss on the selection rows at the chosen epoch, and that epoch, of heads that trained."""
@@ -223,34 +246,28 @@ class Results:
             "WHERE status = 'trained' AND id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
         )
-        return {head: rest for head, *rest in rows if None not in rest}
+        return {head: scores for head, *scores in rows if None not in scores}
 
     def add_search(self, fingerprint: str, search: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> None:
-        """Store a search (`pipeline.sweep.search.Study.document`) with its trials, over an earlier one of its id."""
-        columns = ("id", "task", "encoder", "features", "protocol", "head", "search", "asked", "trials", "epochs")
-        names = ("fingerprint", *columns, "metric", "score", "best", "document")
-        values = [fingerprint, *(search[name] for name in (*columns, "metric", "score"))]
-        values += [json.dumps(search["best"]), json.dumps(search)]
+        """Store a search (`pipeline.sweep.search.Study.document`) with its trials, replacing one of the same id."""
+        columns = ("id", "task", "encoder", "features", "protocol", "head", "search", "requested", "trials", "epochs",
+                   "metric", "score")  # fmt: skip
+        names = ("fingerprint", *columns, "best", "document")
+        values = [fingerprint, *(search[name] for name in columns), json.dumps(search["best"]), json.dumps(search)]
         rows = [
-            (search["id"], one["number"], one["rung"], one["epochs"], json.dumps(one["config"]), one["score"],
-             int(one["kept"]), json.dumps(one["heads"]))
-            for one in trials
+            (search["id"], trial["number"], trial["rung"], trial["epochs"], json.dumps(trial["config"]), trial["score"],
+             int(trial["kept"]), json.dumps(trial["heads"]))
+            for trial in trials
         ]  # fmt: skip
         with self._transaction():
             self._connection.execute("DELETE FROM searches WHERE id = ?", (search["id"],))
-            places = ", ".join("?" * len(names))
-            self._connection.execute(f"INSERT INTO searches ({', '.join(names)}) VALUES ({places})", values)
+            marks = ", ".join("?" * len(names))
+            self._connection.execute(f"INSERT INTO searches ({', '.join(names)}) VALUES ({marks})", values)
             self._connection.executemany("INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-
-    def classes(self) -> dict[str, int]:
-        """Outputs of the heads of each cache, by its fingerprint; caches whose heads all diverged are not there."""
-        return dict(
-            self._run("SELECT DISTINCT fingerprint, classes FROM heads JOIN outputs ON outputs.head_id = heads.id")
-        )
 
     def outputs(self, head: str, split: str) -> np.ndarray:
         """A head's outputs [rows, classes], float32, on a reported split."""
-        rows = self._run("SELECT rows, classes, float32 FROM outputs WHERE head_id = ? AND split = ?", (head, split))
+        rows = self._run("SELECT rows, classes, data FROM outputs WHERE head_id = ? AND split = ?", (head, split))
         if not rows:
             raise ResultsError(f"{self.path}: expected outputs of head {head} on {split!r}, found none")
         return np.frombuffer(rows[0][2], "<f4").reshape(rows[0][:2])
@@ -264,3 +281,13 @@ class Results:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _encoded(name: str, value: Any) -> Any:
+    return json.dumps(value) if name in _JSON and value is not None else value
+
+
+def _little_endian(values: np.ndarray) -> tuple[str, bytes]:
+    """Name of the type (`<i8`, `<f4`) and bytes of an array."""
+    values = values.astype(values.dtype.newbyteorder("<"))
+    return values.dtype.str, values.tobytes()

@@ -1,16 +1,34 @@
-"""The results database's tables, in SQL; docs/results.md says what they hold."""
+"""The tables of a results database, in SQL; docs/results.md documents them."""
 
-__all__ = ["LATER", "TABLES"]
+__all__ = ["TABLES", "VERSION"]
+
+#: Version of the tables, in SQLite's `user_version`.
+VERSION = 1
 
 TABLES = """
+CREATE TABLE caches (
+    fingerprint TEXT PRIMARY KEY, class_names TEXT, attributes TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE labels (
+    fingerprint TEXT NOT NULL REFERENCES caches (fingerprint), split TEXT NOT NULL, rows INTEGER NOT NULL,
+    dtype TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (fingerprint, split)
+);
+CREATE TABLE baselines (
+    fingerprint TEXT NOT NULL REFERENCES caches (fingerprint), split TEXT NOT NULL, metric TEXT NOT NULL,
+    majority REAL, PRIMARY KEY (fingerprint, split, metric)
+) WITHOUT ROWID;
 CREATE TABLE heads (
-    id TEXT PRIMARY KEY, task TEXT NOT NULL, source TEXT NOT NULL, encoder TEXT NOT NULL, fingerprint TEXT NOT NULL,
-    head TEXT NOT NULL, main_metric TEXT NOT NULL,
-    features TEXT NOT NULL, protocol TEXT NOT NULL, seed INTEGER NOT NULL, config TEXT NOT NULL,
-    status TEXT NOT NULL CHECK (status IN ('trained', 'diverged')), diverged_at INTEGER, epoch INTEGER NOT NULL,
-    parameters INTEGER NOT NULL, flops INTEGER NOT NULL, fit_seconds REAL NOT NULL, n_train INTEGER NOT NULL,
+    id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL REFERENCES caches (fingerprint), cache TEXT NOT NULL,
+    task TEXT NOT NULL, source TEXT NOT NULL, encoder TEXT NOT NULL, pairs TEXT NOT NULL, row_limit INTEGER,
+    features TEXT NOT NULL, inputs INTEGER NOT NULL, train_rows INTEGER NOT NULL, folds INTEGER NOT NULL,
+    head TEXT NOT NULL, protocol TEXT NOT NULL, seed INTEGER NOT NULL, config TEXT NOT NULL,
+    trained TEXT NOT NULL CHECK (trained IN ('head', 'encoder+head')),
+    status TEXT NOT NULL CHECK (status IN ('trained', 'diverged')), diverged_at INTEGER,
+    main_metric TEXT NOT NULL, epoch INTEGER NOT NULL, still_improving INTEGER CHECK (still_improving IN (0, 1)),
+    coverage TEXT, parameters INTEGER NOT NULL, flops INTEGER NOT NULL, fit_seconds REAL NOT NULL,
     device TEXT NOT NULL, versions TEXT NOT NULL, created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
 ) WITHOUT ROWID;
+CREATE INDEX heads_by_task ON heads (task, encoder, head);
 CREATE TABLE metrics (
     head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE, split TEXT NOT NULL, metric TEXT NOT NULL,
     value REAL NOT NULL, PRIMARY KEY (head_id, split, metric)
@@ -21,29 +39,17 @@ CREATE TABLE curves (
 ) WITHOUT ROWID;
 CREATE TABLE outputs (
     head_id TEXT NOT NULL REFERENCES heads (id) ON DELETE CASCADE, split TEXT NOT NULL, rows INTEGER NOT NULL,
-    classes INTEGER NOT NULL, float32 BLOB NOT NULL, PRIMARY KEY (head_id, split)
+    classes INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (head_id, split)
 );
-CREATE TABLE baselines (
-    fingerprint TEXT NOT NULL, split TEXT NOT NULL, rows INTEGER NOT NULL, metric TEXT NOT NULL, majority REAL,
-    PRIMARY KEY (fingerprint, split, metric)
+CREATE TABLE searches (
+    id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL REFERENCES caches (fingerprint), task TEXT NOT NULL,
+    encoder TEXT NOT NULL, features TEXT NOT NULL, protocol TEXT NOT NULL, head TEXT NOT NULL, search TEXT NOT NULL,
+    requested INTEGER NOT NULL, trials INTEGER NOT NULL, epochs INTEGER NOT NULL, metric TEXT NOT NULL, score REAL,
+    best TEXT, document TEXT NOT NULL, created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
 ) WITHOUT ROWID;
-CREATE INDEX heads_by_task ON heads (task, encoder, head);
-"""
-#: Added later, and to a file that lacks them whenever heads are stored; whoever reads does without them.
-LATER = (
-    """CREATE TABLE IF NOT EXISTS labels (
-    fingerprint TEXT NOT NULL, split TEXT NOT NULL, rows INTEGER NOT NULL, float32 BLOB NOT NULL,
-    PRIMARY KEY (fingerprint, split)
-)""",
-    """CREATE TABLE IF NOT EXISTS searches (
-    id TEXT PRIMARY KEY, task TEXT NOT NULL, encoder TEXT NOT NULL, fingerprint TEXT NOT NULL, features TEXT NOT NULL,
-    protocol TEXT NOT NULL, head TEXT NOT NULL, search TEXT NOT NULL, asked INTEGER NOT NULL, trials INTEGER NOT NULL,
-    epochs INTEGER NOT NULL, metric TEXT NOT NULL, score REAL, best TEXT, document TEXT NOT NULL,
-    created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
-) WITHOUT ROWID""",
-    """CREATE TABLE IF NOT EXISTS trials (
+CREATE TABLE trials (
     search_id TEXT NOT NULL REFERENCES searches (id) ON DELETE CASCADE, number INTEGER NOT NULL, rung INTEGER NOT NULL,
     epochs INTEGER NOT NULL, config TEXT NOT NULL, score REAL, kept INTEGER NOT NULL, heads TEXT NOT NULL,
     PRIMARY KEY (search_id, number, rung)
-) WITHOUT ROWID""",
-)
+) WITHOUT ROWID;
+"""

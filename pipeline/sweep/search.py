@@ -111,14 +111,14 @@ class Study:
             rungs.setdefault(trial.rung, []).append(trial)
         space = {name: str(has) if isinstance(has, Range) else list(has) for name, has in self._space().items()}
         what = {
-            "task": self.ref.path.name.removesuffix(".h5"),
+            "task": self.ref.name,
             "encoder": self.ref.encoder,
             "features": self.feature,
             "protocol": self.protocol,
             "head": self.head,
             "search": self.product.search,
             "search_seed": self.product.search_seed,
-            "asked": self.asked,
+            "requested": self.asked,
             "seeds": list(self.product.seeds),
             "space": space,
             "match": [self.product.match, self.product.budget, self.product.cost],

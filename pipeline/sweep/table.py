@@ -15,7 +15,7 @@ from pipeline.sweep.results import SELECTION, Results
 __all__ = ["PLACE", "Line", "describe", "flat", "summarise", "t_interval"]
 
 #: What two lines must share to be compared: the same rows of the same features under the same protocol.
-PLACE = ("task", "source", "fingerprint", "encoder", "features", "protocol", "split")
+PLACE = ("task", "cache", "source", "fingerprint", "encoder", "features", "protocol", "split")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Line:
     """
 
     task: str
+    cache: str
     source: str
     fingerprint: str
     encoder: str
@@ -50,9 +51,11 @@ class Line:
     flops: int
     training_flops: int | None
     fit_seconds: float
-    n_train: int
+    inputs: int
+    train_rows: int
     diverged: int
     trials: int
+    class_names: tuple[str, ...] | None
     kanbefair: tuple[int | None, int | None] | None
     config: Mapping[str, Any]
     ids: tuple[str, ...]
@@ -116,7 +119,7 @@ def summarise(results: Results, where: Mapping[str, Any] | None = None, cost: st
         shape = {name: value for name, value in head["config"].items() if name != "seed"}
         columns = (*PLACE[:-1], "head")
         groups.setdefault((*(head[name] for name in columns), json.dumps(shape)), []).append(head)
-    variants, baselines = _variants(groups), results.baselines()
+    variants, baselines, class_names = _variants(groups), results.baselines(), results.class_names()
     tried: dict[tuple[str, ...], set[str]] = {}
     for *place, shape in groups:
         tried.setdefault(tuple(place), set()).add(json.dumps(json.loads(shape) | {"epochs": None}))
@@ -124,9 +127,10 @@ def summarise(results: Results, where: Mapping[str, Any] | None = None, cost: st
     for key, heads in groups.items():
         trained = [head for head in heads if head["status"] == "trained"]
         for split in sorted({split for head in trained for split in head["metrics"]}) or [""]:
-            base = baselines.get((heads[0]["fingerprint"], split), {})
-            lines.append(_line(heads, trained, split, variants[key], base, len(tried[key[:-1]])))
-    order = ("task", "source", "encoder", "features", "protocol", "fingerprint", "split")
+            fingerprint = heads[0]["fingerprint"]
+            base, names = baselines.get((fingerprint, split), {}), class_names[fingerprint]
+            lines.append(_line(heads, trained, split, variants[key], base, len(tried[key[:-1]]), names))
+    order = ("task", "cache", "source", "encoder", "features", "protocol", "fingerprint", "split")
     return sorted(
         lines,
         key=lambda line: (*(getattr(line, name) for name in order), -math.inf if line.mean is None else -line.mean),
@@ -135,7 +139,7 @@ def summarise(results: Results, where: Mapping[str, Any] | None = None, cost: st
 
 def _line(
     heads: Sequence[Mapping[str, Any]], trained: Sequence[Mapping[str, Any]], split: str, variant: str,
-    baseline: Mapping[str, float | None], trials: int,
+    baseline: Mapping[str, float | None], trials: int, class_names: tuple[str, ...] | None,
 ) -> Line:  # fmt: skip
     first = heads[0]
     metric = first["main_metric"]
@@ -160,9 +164,11 @@ def _line(
         flops=first["flops"],
         training_flops=first["training_flops"],
         fit_seconds=fmean(head["fit_seconds"] for head in heads),
-        n_train=first["n_train"],
+        inputs=first["inputs"],
+        train_rows=first["train_rows"],
         diverged=sum(head["status"] == "diverged" for head in heads),
         trials=trials,
+        class_names=class_names,
         kanbefair=(first["kanbefair_parameters"], first["kanbefair_flops"]) if "kanbefair_flops" in first else None,
         config=first["config"],
         ids=tuple(head["id"] for head in trained),
@@ -177,11 +183,12 @@ def flat(heads: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
 
     Columns of metrics are named `split.metric`, those of options `config.option`; what a head lacks is `None`.
     """
-    plain = [name for name in (heads[0] if heads else ()) if name not in ("config", "metrics", SELECTION)]
+    nested = ("config", "metrics", "selection", "training", "coverage")
+    plain = [name for name in (heads[0] if heads else ()) if name not in nested]
     flattened = [
         {name: head[name] for name in plain}
         | {f"{split}.{name}": v for split, found in head["metrics"].items() for name, v in found.items()}
-        | {f"{SELECTION}.{name}": value for name, value in head[SELECTION].items()}
+        | {f"{rows}.{name}": value for rows in ("selection", "training") for name, value in head[rows].items()}
         | {f"config.{name}": json.dumps(v) if isinstance(v, list) else v for name, v in head["config"].items()}
         for head in heads
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.metrics import classification_metrics
-from pipeline.models.caches import load_data
+from pipeline.models.caches import CacheRef, load_data
 from pipeline.sweep.packs import Pace, groups, head_work, is_out_of_memory, release
 from pipeline.sweep.plan import PlannedHead
 from pipeline.sweep.progress import SweepProgress, sweep_progress
@@ -70,7 +70,7 @@ class _Work:
         if wanted != self._loaded:
             self._data, self._loaded = None, None
             self._data, self._loaded = load_data(*wanted), wanted
-            _store_baselines(self.store, self._data)
+            _store_cache(self.store, head.cache, self._data)
         return self._data
 
     def group(self, group: Sequence[PlannedHead], progress: SweepProgress) -> None:
@@ -146,23 +146,31 @@ def _record(
 ) -> dict[str, Any]:
     return {
         "id": head.id,
-        "task": head.cache.path.name.removesuffix(".h5"),
+        "task": head.cache.task.name,
+        "cache": head.cache.name,
         "source": head.cache.attributes["source"],
         "encoder": head.cache.encoder,
+        "pairs": head.cache.attributes["pairs"],
+        "row_limit": head.cache.attributes["limit"],
         "fingerprint": head.cache.fingerprint,
         "head": head.config.head,
         "main_metric": head.cache.task.main_metric,
         "features": head.config.features,
+        "inputs": data.inputs,
         "protocol": head.config.protocol,
         "seed": head.config.seed,
         "config": head.config.to_json(),
+        "trained": "head",
         "status": "trained" if outcome.diverged_at is None else "diverged",
         "diverged_at": outcome.diverged_at,
         "epoch": outcome.epoch,
+        "still_improving": None,
+        "coverage": None,
         "parameters": outcome.parameters,
         "flops": outcome.flops,
         "fit_seconds": outcome.fit_seconds,
-        "n_train": len(data.labels["train"]),
+        "train_rows": len(data.labels["train"]),
+        "folds": 1,
         "device": device,
         "versions": versions,
         "metrics": outcome.metrics | ({SELECTION: outcome.selection} if outcome.selection else {}),
@@ -171,19 +179,16 @@ def _record(
     }
 
 
-def _store_baselines(store: Results, data: "FitData") -> None:
-    """Labels of every reported split, and what the training split's majority class scores on it.
-
-    Regression has no such class.
-    """
+def _store_cache(store: Results, ref: CacheRef, data: "FitData") -> None:
+    """Store a cache's attributes, labels, and what the training split's majority class scores (classification)."""
+    majority: dict[str, dict[str, float | None]] = {}
     for split in data.reported:
         labels = data.labels[split]
         if data.task.labels is None:
-            majority: dict[str, float | None] = dict.fromkeys(("pearson", "spearmanr"))
-        else:
-            most = int(np.bincount(data.labels["train"].astype(np.int64)).argmax())
-            guess = np.full((1, len(labels)), most)
-            found = classification_metrics(guess, labels.astype(np.int64), data.outputs)
-            majority = {name: float(value[0]) for name, value in found.items()}
-        store.add_baselines(data.fingerprint, split, len(labels), majority)
-        store.add_labels(data.fingerprint, split, labels)
+            majority[split] = dict.fromkeys(("pearson", "spearmanr"))
+            continue
+        largest = int(np.bincount(data.labels["train"].astype(np.int64)).argmax())
+        guess = np.full((1, len(labels)), largest)
+        scores = classification_metrics(guess, labels.astype(np.int64), data.outputs)
+        majority[split] = {name: float(value[0]) for name, value in scores.items()}
+    store.add_cache(ref.attributes, {split: data.labels[split] for split in data.reported}, majority)
