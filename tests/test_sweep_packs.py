@@ -19,15 +19,14 @@ import fit_heads
 import pipeline
 from pipeline.errors import DeviceError
 from pipeline.fit import train
+from pipeline.progress import SweepProgress
 from pipeline.sweep import packs
 from pipeline.sweep.plan import plan
-from pipeline.sweep.progress import SweepProgress
 from pipeline.sweep.results import Results
 from pipeline.sweep.spec import product_from
 from tests.synthetic_caches import write_cache
 
 ROOT = Path(__file__).parents[1]
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -123,51 +122,64 @@ def test_heads_of_one_shape_share_a_pack(root):
 
 
 def test_a_pack_is_as_large_as_memory_allows_and_speed_rewards(root):
-    pace = packs.Pace(heads_of(root)[0], CPU)
-    most = pace.heads(10_000, 1 << 40)
+    sizer = packs.PackSizer(heads_of(root)[0], "cpu")
+    most = sizer.heads(10_000, 1 << 40)
     assert most == 256
-    assert pace.heads(5, 1 << 40) == 5
-    room = 100 * pace.bytes[1]
-    assert pace.heads(10_000, room) == 50
-    assert pace.heads(10_000, 0) == 1
-    pace.took(most, 1.0)
-    assert pace.heads(10_000, 1 << 40) == 512
-    pace.took(512, 2.1)  # no faster than before: it stays
-    assert pace.heads(10_000, 1 << 40) == 512
-    pace.took(512, 100.0)
-    assert pace.heads(10_000, 1 << 40) == 256
-    pace.failed(256)
-    pace.took(128, 0.001)  # fast, but memory has said what it holds
-    assert pace.heads(10_000, 1 << 40) == 128
+    assert sizer.heads(5, 1 << 40) == 5
+    room = 100 * sizer.bytes[1]
+    assert sizer.heads(10_000, room) == 50
+    assert sizer.heads(10_000, 0) == 1
+    sizer.took(most, 1.0)
+    assert sizer.heads(10_000, 1 << 40) == 512
+    sizer.took(512, 2.1)  # no faster than before: it stays
+    assert sizer.heads(10_000, 1 << 40) == 512
+    sizer.took(512, 100.0)
+    assert sizer.heads(10_000, 1 << 40) == 256
+    sizer.failed(256)
+    sizer.took(128, 0.001)  # fast, but memory has said what it holds
+    assert sizer.heads(10_000, 1 << 40) == 128
 
 
 def test_progress_says_what_is_done_how_fast_and_how_long_yet():
     now, shown = [100.0], []
     progress = SweepProgress(40, 4000.0, lambda line, share: shown.append((line, share)), clock=lambda: now[0])
-    progress.pack("rte mlp, 10 in a pack")
+    pack = progress.pack("rte mlp, 10 in a pack")
     now[0] += 50  # data and kernels first
-    progress.advance(1, 100.0)
+    pack.advance(1, 100.0)
     assert shown[-1] == ("0 of 40 heads, 1.2 a minute, rte mlp, 10 in a pack", 0.025)
     now[0] += 4
-    progress.advance(4, 400.0)
+    pack.advance(4, 400.0)
     assert shown[-1] == ("0 of 40 heads, 5.6 a minute, 35 s left, rte mlp, 10 in a pack", 0.125)
-    progress.pack("rte mlp, 5 in a pack")  # it ran out of memory and begins again
+    pack.end()  # it ran out of memory and begins again
+    pack = progress.pack("rte mlp, 5 in a pack")
     assert shown[-1] == ("0 of 40 heads, rte mlp, 5 in a pack", 0)
     now[0] += 5
-    progress.advance(10, 1000.0)
-    progress.stored(10, 1000.0)
-    assert shown[-1] == ("10 of 40 heads, 10.2 a minute, 30 s left, rte mlp, 5 in a pack", 0.25)
+    pack.advance(10, 1000.0)
+    pack.end(10, 1000.0)
+    assert shown[-1] == ("10 of 40 heads, 10.2 a minute, 30 s left", 0.25)
     now[0] += 3590
     assert "10 of 40 heads, 0.2 a minute, 3 h 19 min left" in progress.line()
+
+
+def test_progress_of_packs_side_by_side():
+    now = [0.0]
+    progress = SweepProgress(40, 4000.0, lambda *_: None, clock=lambda: now[0])
+    first, second = progress.pack("rte mlp, 10 in a pack"), progress.pack("rte linear, 30 in a pack")
+    first.advance(5, 500.0)
+    now[0] += 10
+    second.advance(15, 1500.0)
+    assert progress.line() == "0 of 40 heads, 2.0 a second, 13 s left, rte linear, 30 in a pack"
+    second.end(30, 3000.0)
+    assert progress.line() == "30 of 40 heads, 3.5 a second, 2 s left, rte mlp, 10 in a pack"
 
 
 def test_no_time_left_is_said_before_it_means_something():
     now = [0.0]
     progress = SweepProgress(10_000, 1e6, lambda *_: None, clock=lambda: now[0])
-    progress.pack("rte mlp, 100 in a pack")
+    pack = progress.pack("rte mlp, 100 in a pack")
     for _ in range(10):
         now[0] += 5.9
-        progress.advance(1, 100.0)
+        pack.advance(1, 100.0)
         assert "left" not in progress.line()
     now[0] += 7
     assert "left" in progress.line()  # after a minute it is the best that is known

@@ -10,13 +10,13 @@ import numpy as np
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
 from pipeline.fit.tokens import Tokens, pooled_tokens
 from pipeline.heads.config import FEATURES, TOKENS
-from pipeline.store import SplitView, open_cache
+from pipeline.store import Cache, SplitView, open_cache
 from pipeline.tasks import TASKS, Task, own_task
 
 if TYPE_CHECKING:
     from pipeline.fit.data import FitData
 
-__all__ = ["CacheRef", "assemble", "find_cache", "load_data"]
+__all__ = ["CacheRef", "assemble", "find_cache", "load_data", "load_labels"]
 
 #: Folders whose caches are found by their name alone.
 NAMED_FOLDERS = ("toy", "import")
@@ -142,36 +142,56 @@ def assemble(name: str, read: Callable[[str], Any], pool: str | None = None) -> 
     return np.concatenate([u, v, np.abs(u - v), u * v], axis=1)
 
 
-def load_data(ref: CacheRef, feature: str, scale: str, pool: str | None = None) -> "FitData":
-    """Read a cache's labelled rows as scaled features, tokens as their `pool`.
+def load_labels(ref: CacheRef) -> dict[str, np.ndarray]:
+    """Labels of a cache's labelled rows by split, `train` among them; splits without labels are left out.
 
-    Raises `CacheError` where there is nothing to train on.
+    Raises `CacheError` where there is nothing to train on, or where the file is no longer the one that was found.
+    """
+    with open_cache(ref.path) as cache:
+        return {split: labels[rows] for split, (labels, rows) in _labelled(ref, cache).items()}
+
+
+def _labelled(ref: CacheRef, cache: Cache) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Labels of every split that has any, and which of its rows have one."""
+    if cache.fingerprint != ref.fingerprint:
+        raise CacheError(
+            f"{ref.path}: expected the cache of fingerprint {ref.fingerprint[:8]}, found {cache.fingerprint[:8]}; it "
+            "was replaced since: run the command again"
+        )
+    labelled: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for split in cache.splits:
+        labels = np.asarray(cache[split]["label"])
+        rows = ~np.isnan(labels) if ref.task.labels is None else labels >= 0
+        if not rows.any():
+            continue
+        labelled[split] = labels, rows
+        if ref.task.labels is not None and labels.max() >= len(ref.task.labels):
+            raise ConfigError(
+                f"{ref.path}: expected labels below {len(ref.task.labels)} in {split!r}, found {labels.max()}"
+            )
+    if "train" not in labelled:
+        raise CacheError(
+            f"{ref.path}: expected labelled rows in the split 'train', found splits {', '.join(cache.splits)}; "
+            f"embed the training split too (AX has none: its heads are MNLI's)"
+        )
+    if len(labelled) < 2:
+        raise CacheError(f"{ref.path}: expected a labelled split to report on besides 'train', found none; embed one")
+    return labelled
+
+
+def load_data(ref: CacheRef, feature: str, scale: str, pool: str | None = None) -> "FitData":
+    """Read a cache's labelled rows as scaled embeddings, tokens as their `pool`.
+
+    Raises `CacheError` as `load_labels` does.
     """
     from pipeline.fit.data import FitData, fit_scaling  # imports PyTorch, which finding a cache does without
 
     features, labels = {}, {}
     with open_cache(ref.path) as cache:
-        for split in cache.splits:
-            found = np.asarray(cache[split]["label"])
-            labelled = ~np.isnan(found) if ref.task.labels is None else found >= 0
-            if not labelled.any():
-                continue
-            labels[split] = found[labelled]
-            found = assemble(feature, cache[split].__getitem__, pool)
-            features[split] = found.select(labelled) if isinstance(found, Tokens) else found[labelled]
-    if "train" not in labels:
-        raise CacheError(
-            f"{ref.path}: expected labelled rows in the split 'train', found splits {', '.join(cache.splits)}; "
-            f"embed the training split too (AX has none: its heads are MNLI's)"
-        )
-    if len(labels) < 2:
-        raise CacheError(f"{ref.path}: expected a labelled split to report on besides 'train', found none; embed one")
-    if ref.task.labels is not None:
-        for split, found in labels.items():
-            if found.max() >= len(ref.task.labels):
-                raise ConfigError(
-                    f"{ref.path}: expected labels below {len(ref.task.labels)} in {split!r}, found {found.max()}"
-                )
+        for split, (values, rows) in _labelled(ref, cache).items():
+            labels[split] = values[rows]
+            x = assemble(feature, cache[split].__getitem__, pool)
+            features[split] = x.select(rows) if isinstance(x, Tokens) else x[rows]
     scaling = fit_scaling(scale, features["train"])
     return FitData(
         ref.task, ref.fingerprint, {split: scaling.apply(x) for split, x in features.items()}, labels, scaling

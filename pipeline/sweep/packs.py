@@ -1,26 +1,22 @@
 """Packs: heads of one shape together, as many as memory holds and speed rewards."""
 
-import gc
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.heads.cost import parameters
 from pipeline.heads.families import build_network
 from pipeline.sweep.plan import PlannedHead
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["Pace", "groups", "head_bytes", "head_work", "is_out_of_memory", "release"]
+__all__ = ["PackSizer", "groups", "head_bytes", "head_work"]
 
 #: Options that may differ within a pack; everything else decides shapes or data.
 PER_HEAD = ("seed", "lr", "weight_decay", "clip")
-#: Bytes a parameter while a pack trains: weights and two moments at least; with the start, the best epoch's weights,
-#: gradients, scratch and padding at most.
+#: Bytes a parameter while a pack trains: weights and two moments at least; with the initial weights, the best epoch's
+#: weights, gradients, scratch and padding at most.
 LEAST_BYTES, BYTES = 12, 40
-#: Share of free memory that a pack may take; the rest is for features, expansions and outputs.
+#: Share of free memory that a pack may take; the rest is for embeddings, expansions and outputs.
 SHARE = 0.5
 #: The first pack of a shape: bytes of its state, fewest and most heads.
 FIRST = {"cpu": (128 << 20, 16, 256), "cuda": (3 << 30, 64, 4096)}
@@ -30,12 +26,12 @@ SHORT, LONG = 10.0, 60.0
 
 
 def groups(todo: Sequence[PlannedHead]) -> list[list[PlannedHead]]:
-    """Heads of one cache and one shape together, caches and features one after another."""
-    found: dict[Any, list[PlannedHead]] = {}
+    """Heads of one cache and one shape together, caches and embeddings one after another."""
+    by_shape: dict[Any, list[PlannedHead]] = {}
     for head in todo:
         shape = replace(head.config, **dict.fromkeys(PER_HEAD, 0))
-        found.setdefault((head.cache.path, head.config.features, head.config.scale, shape), []).append(head)
-    return list(found.values())
+        by_shape.setdefault((head.cache.path, head.config.features, head.config.scale, shape), []).append(head)
+    return list(by_shape.values())
 
 
 def _parameters(head: PlannedHead) -> int:
@@ -50,25 +46,25 @@ def head_bytes(head: PlannedHead) -> tuple[int, int]:
 
 
 def head_work(head: PlannedHead) -> float:
-    """What a head costs beside others: steps move its parameters, rows multiply them."""
+    """The cost of a head relative to others: steps move its parameters, rows multiply them."""
     return head.config.epochs * (_parameters(head) + 5000) * (1 / head.config.batch_size + 1 / 50)
 
 
-class Pace:
-    """How many heads the next pack of a shape takes, from memory and from how fast the packs before it were."""
+class PackSizer:
+    """How many heads the next pack of a shape takes, from free memory and from the speed of the packs before it."""
 
-    def __init__(self, head: PlannedHead, device: "torch.device") -> None:
-        state, self.least, most = FIRST[device.type]
+    def __init__(self, head: PlannedHead, device: str) -> None:
+        state, self.least, most = FIRST[device.partition(":")[0]]
         self.bytes = head_bytes(head)
         self.size = max(self.least, min(most, state // self.bytes[0]))
         self.rate, self.ceiling = 0.0, sys.maxsize
 
     def heads(self, left: int, free: int) -> int:
-        """The next pack's heads, of `left`, with `free` bytes of memory; one at least."""
+        """The next pack's heads, of `left`, with `free` bytes of memory; at least 1."""
         return max(1, min(self.size, left, int(SHARE * free) // self.bytes[1]))
 
     def took(self, heads: int, seconds: float) -> None:
-        """A pack is done: learn from its speed."""
+        """Learn from the speed of a pack that is done."""
         rate = heads / max(seconds, 1e-9)
         if seconds > LONG:
             self.size = max(self.least, heads // 2)
@@ -79,24 +75,3 @@ class Pace:
     def failed(self, heads: int) -> None:
         """A pack did not fit into memory: half of it may."""
         self.size = self.least = self.ceiling = max(1, heads // 2)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a processor or on a GPU."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        words in said for words in ("not enough memory", "can't allocate memory", "out of memory")
-    )
-
-
-def release(device: "torch.device") -> None:
-    """Give back what a failed pack held."""
-    import torch
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ from pipeline.heads.match import Match
 from pipeline.heads.match import describe as describe_matches
 from pipeline.heads.resolve import unused
 from pipeline.progress import say
+from pipeline.sweep.executor import Executor, LocalExecutor
 from pipeline.sweep.plan import PlannedHead, Trials, count_trials, plan
 from pipeline.sweep.results import Results
+from pipeline.sweep.runner import Tally, train_heads
 from pipeline.sweep.spec import Product
-from pipeline.sweep.work import Tally, train_heads
 
 if TYPE_CHECKING:
     from pipeline.sweep.search import Study
@@ -62,11 +64,13 @@ def run_sweep(
     device: str = "auto",
     on_plan: Callable[[int, int], None] = lambda *_: None,
     on_head: Callable[[Mapping[str, Any]], None] | None = None,
+    make_executor: Callable[[str], Executor] = LocalExecutor,
 ) -> SweepResult:
     """Train every head of the products that `results` does not hold yet.
 
-    A pack's heads are stored as soon as it is trained, so an interruption costs at most the running pack. `on_plan`
-    is told (heads, already stored) before training begins, `on_head` the record of every head as it is stored.
+    A pack's heads are stored as soon as it is trained, so an interruption costs at most the running packs. `on_plan`
+    is called with (heads, already stored) before training begins, `on_head` with the record of every head as it is
+    stored. `make_executor` makes of `device` what trains the packs; it is not called where nothing is to be trained.
     """
     begin = time.perf_counter()
     check_device_name(device)
@@ -75,7 +79,8 @@ def run_sweep(
     searches = _studies([product for product in products if product.search != "grid"], cache)
     _tell_unused(products)
     tally, known, done, grid = Tally(), 0, {}, tuple(head.id for head in heads)
-    with Results(results, create=True) as store:
+    executor: Executor | None = None
+    with Results(results, create=True) as store, ExitStack() as opened:
         if on_head is not None:
             store.listeners.append(on_head)
         heads += [head for study in searches for head in study.ask(store)]
@@ -89,7 +94,8 @@ def run_sweep(
             for line in describe_matches(dict.fromkeys(head.match for head in new.values() if head.match is not None)):
                 say(line)
             if todo:
-                tally.add(train_heads(todo, store, results, device))
+                executor = executor or opened.enter_context(make_executor(device))
+                train_heads(todo, store, executor, tally)
             done |= new
             heads = [head for study in searches for head in study.ask(store)]
         found = [study.document() for study in searches]
