@@ -234,9 +234,10 @@ def predict(
 
     `head` is an id of the results or a head's folder; `encoder` is needed where the head's was a local folder.
     """
-    from pipeline.models.saved import load_head
+    from pipeline.models.saved import finetuned_encoder, load_head
 
-    predictor = Predictor(load_head(head, results=results), Asked(encoder), device)
+    loaded = load_head(head, results=results)
+    predictor = Predictor(loaded, Asked(encoder or finetuned_encoder(loaded, results)), device)
     checked = (predictor.check(row_of(row), f"row {number}") for number, row in enumerate(rows))
     return itertools.chain.from_iterable(map(predictor, _blocks(checked)))
 

@@ -6,6 +6,7 @@ from pipeline.cli.bench import bench
 from pipeline.cli.common import KanglueGroup
 from pipeline.cli.continual import continual
 from pipeline.cli.explain import explain, refine
+from pipeline.cli.finetune import finetune
 from pipeline.cli.heads import run, sweep
 from pipeline.cli.report import report
 from pipeline.cli.submit import submit
@@ -27,6 +28,7 @@ COMMANDS = (
     explain,
     refine,
     continual,
+    finetune,
     bench,
 )
 

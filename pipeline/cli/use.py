@@ -52,13 +52,14 @@ def predict(
         file = "-"
     from pipeline.encode.rows import Asked
     from pipeline.errors import SourceError
-    from pipeline.models.saved import load_head
+    from pipeline.models.saved import finetuned_encoder, load_head
     from pipeline.predict import Columns, Predictor, answer_lines, line_rows, open_lines, row_of
 
     loaded = load_head(head, results=results)
     if text is not None and not (text.strip() and (text_pair is None or text_pair.strip())):
         raise SourceError('expected a text, found an empty one; {"text": ""} on a line of --file is taken as it is')
     with open_lines(file) as (lines, name, live):
+        asked["encoder"] = asked["encoder"] or finetuned_encoder(loaded, results)
         predictor = Predictor(loaded, Asked(**asked), device)
         if text is not None:
             row = predictor.check(row_of([text] if text_pair is None else [text, text_pair]), "text")

@@ -9,12 +9,17 @@ from torch import Tensor
 from pipeline.encode.poolings import Hidden, bounds_of
 from pipeline.errors import EncoderError
 
-__all__ = ["PaddedEncoder", "has_decoder"]
+__all__ = ["PaddedEncoder", "has_decoder", "takes_types"]
 
 
 def has_decoder(model: Any) -> bool:
     """Whether a model is an encoder and a decoder, whatever its configuration says of the checkpoint (as T5's may)."""
     return hasattr(model, "encoder") and hasattr(model, "decoder") and model.get_encoder() is not model
+
+
+def takes_types(model: Any) -> bool:
+    """Whether a model's forward pass takes token types."""
+    return "token_type_ids" in inspect.signature(model.forward).parameters
 
 
 class PaddedEncoder:
@@ -27,7 +32,7 @@ class PaddedEncoder:
         self._model, self._layers = model, layers
         self._encoder = model.get_encoder() if has_decoder(model) else model
         self._pad = model.config.pad_token_id or 0
-        self._takes_types = types and "token_type_ids" in inspect.signature(self._encoder.forward).parameters
+        self._takes_types = types and takes_types(self._encoder)
 
     def __call__(self, ids: Tensor, types: Tensor, lengths: list[int]) -> Hidden:
         """`ids` and `types` are whole numbers [T] on the model's device, `lengths` the tokens of each row."""

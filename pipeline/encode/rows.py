@@ -12,7 +12,7 @@ from pipeline.errors import EncoderError
 from pipeline.progress import say
 from pipeline.sources import Row
 
-__all__ = ["Asked", "RowEncoder"]
+__all__ = ["Asked", "RowEncoder", "encoder_of"]
 
 #: What must be as in the cache, and what a message calls it.
 _SAME = {
@@ -42,13 +42,7 @@ class RowEncoder:
 
     def __init__(self, attributes: Mapping[str, Any], asked: Asked, device: str, who: str) -> None:
         """`who` begins the messages. Raises `EncoderError` for anything that differs from the cache's encoder."""
-        if attributes["max_length"] == 0:
-            raise EncoderError(
-                f"{who}: expected a head on texts, found one on imported vectors ({attributes['source']}); in Python, "
-                "pipeline.load_head(...).predict(vectors) takes such vectors"
-            )
-        encoder = resolve(asked.encoder or _name(attributes, who))
-        _check(attributes, encoder, asked, who)
+        encoder = encoder_of(attributes, asked, who)
         from pipeline.device import resolve_device
         from pipeline.encode.blocks import default_batch_tokens
         from pipeline.encode.load import load
@@ -81,6 +75,21 @@ class RowEncoder:
         if places is None:
             return found
         return {"u": found[self._default][places[:, 0]], "v": found[self._default][places[:, 1]]}
+
+
+def encoder_of(attributes: Mapping[str, Any], asked: Asked, who: str) -> Encoder:
+    """The encoder that a cache with these attributes was made with; `who` begins the messages.
+
+    Raises `EncoderError` where the requested one differs from it.
+    """
+    if attributes["max_length"] == 0:
+        raise EncoderError(
+            f"{who}: expected a head on texts, found one on imported vectors ({attributes['source']}); in Python, "
+            "pipeline.load_head(...).predict(vectors) takes such vectors"
+        )
+    encoder = resolve(asked.encoder or _name(attributes, who))
+    _check(attributes, encoder, asked, who)
+    return encoder
 
 
 def _name(attributes: Mapping[str, Any], who: str) -> str:

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,6 @@ from pipeline.export.packages import PACKAGES, to_package
 from pipeline.export.torch_file import network_document, state_of, torch_source
 from pipeline.heads.config import TRAINED_POOLS
 from pipeline.models.saved import SavedHead, head_document
-from pipeline.publish import publish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +77,7 @@ def export(
     `out` is the folder, `exports/<id>-<format>` beside the results by default; one that is there is replaced only with
     `force`, and only if it is an export. Raises a `KanglueError`.
     """
-    from pipeline.models.saved import load_head
+    from pipeline.models.saved import finetuned_encoder, load_head
 
     if format not in FORMATS:
         raise UnknownNameError("format", format, tuple(FORMATS))
@@ -88,7 +90,10 @@ def export(
         )
     _check_place(place, force)
     package = PACKAGES[loaded.config.head].name if format == "safetensors" and loaded.config.head in PACKAGES else None
-    with publish(place, "an export") as work:
+    work = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
         FORMATS[format](loaded, work)
         document = head_document(loaded) | {"format": format, "tensors_sha256": tensors_sha256(loaded.tensors)}
         document |= {"network": network_document(loaded)} if format == "torch" else {}
@@ -96,7 +101,18 @@ def export(
         (work / "config.json").write_text(text, encoding="utf-8")
         text = card(loaded, format, package=package, results=Path(results))
         (work / "README.md").write_text(text, encoding="utf-8")
-        files = tuple(sorted(file.name for file in work.iterdir()))
+        if encoder := finetuned_encoder(loaded, results):
+            shutil.copytree(encoder, work / "encoder")
+        files = tuple(sorted(file.name + "/" * file.is_dir() for file in work.iterdir()))
+        work.chmod(0o755)
+        if place.exists():
+            shutil.rmtree(place)
+        os.replace(work, place)
+    except OSError as error:
+        raise ResultsError(f"{place}: expected to write an export ({error.strerror or error})") from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
     return Exported(loaded.id, loaded.config.head, format, str(place), files, loaded.parameters)
 
 

@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.fit.tokens import Tokens, parts_of
 from pipeline.tasks import Task
 
-__all__ = ["FitData", "Replicate", "Scaling", "fit_scaling", "replicate"]
+__all__ = ["FitData", "Replicate", "Scaling", "fit_scaling", "replicate", "targets_of"]
 
 #: One row in ten of the training split selects epochs and hyper-parameters in the clean protocol.
 SELECTION_SHARE = 0.1
@@ -103,10 +103,15 @@ class FitData:
     @cached_property
     def targets(self) -> Tensor:
         """Training targets: class numbers int64 [rows], or standardised values float32 [rows]."""
-        if self.task.labels is not None:
-            return torch.from_numpy(self.labels["train"].astype(np.int64))
-        mean, spread = self.target_scale
-        return torch.from_numpy(((self.labels["train"] - mean) / spread).astype(np.float32))
+        return targets_of(self, self.labels["train"])
+
+
+def targets_of(data: FitData, labels: np.ndarray) -> Tensor:
+    """Labels of any shape as targets: class numbers int64, or values float32 standardised by the training rows'."""
+    if data.task.labels is not None:
+        return torch.from_numpy(labels.astype(np.int64))
+    mean, spread = data.target_scale
+    return torch.from_numpy(((labels - mean) / spread).astype(np.float32))
 
 
 @dataclass(frozen=True)

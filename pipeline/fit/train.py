@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.fit.attention import TokenSource
-from pipeline.fit.data import FitData, replicate
+from pipeline.fit.data import FitData, replicate, targets_of
 from pipeline.fit.engine import Engine, Epoch
 from pipeline.fit.engines import ready_engine
 from pipeline.fit.predict import FirstLayer, first_layer, outputs, split_loss, split_metrics
@@ -185,7 +185,7 @@ class _Pack:
             labels = data.labels[data.reported[0]]
             values = self._outputs(validation, torch.arange(len(validation), device=self.device))
         with _one_thread():
-            targets = self.targets[at] if validation is None else self._targets_of(labels)
+            targets = self.targets[at] if validation is None else targets_of(self.data, labels).to(self.device)
             metrics = split_metrics(values, labels, data)
             losses = split_loss(values, targets).cpu().numpy()
         scores = metric_value(metrics, data.task.main_metric)
@@ -201,12 +201,6 @@ class _Pack:
         for head in np.flatnonzero(sound):
             self.curves[head].append((float(training_loss[head]), float(losses[head]), float(scores[head])))
         best.keep(np.flatnonzero(better), self.engine.tensors)
-
-    def _targets_of(self, labels: np.ndarray) -> Tensor:
-        if self.data.task.labels is not None:
-            return torch.from_numpy(labels.astype(np.int64)).to(self.device)
-        mean, spread = self.data.target_scale
-        return torch.from_numpy(((labels - mean) / spread).astype(np.float32)).to(self.device)
 
     def _outputs(self, source: FirstLayer, rows: Tensor) -> Tensor:
         """Outputs [heads, rows, classes] of the heads as they are, by the engine where it has a way of its own."""

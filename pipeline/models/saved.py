@@ -1,6 +1,9 @@
 """A trained head on disk: `<id>/head.safetensors` with its tensors, `<id>/config.json` with everything else."""
 
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +23,20 @@ from pipeline.heads.forward import network_forward
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 from pipeline.metrics import classification_metrics, regression_metrics
-from pipeline.publish import publish
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["RESULTS", "SavedHead", "head_document", "heads_folder", "load_head", "store_head"]
+__all__ = [
+    "RESULTS",
+    "SavedHead",
+    "finetuned_encoder",
+    "finetuned_folder",
+    "head_document",
+    "heads_folder",
+    "load_head",
+    "store_head",
+]
 
 #: Where commands keep results unless another file is named.
 RESULTS = Path("runs/results.sqlite")
@@ -35,8 +46,9 @@ RESULTS = Path("runs/results.sqlite")
 class SavedHead:
     """A head that predicts: features in, logits (or a value in the task's units) out.
 
-    `provenance` are the root attributes of the cache it was trained on; `diverged_at` is the step at which its training
-    failed, if it did.
+    `provenance` are the root attributes of the cache that it was trained on; a head that was trained together with its
+    encoder has those of a cache by that encoder, and `finetuned_from`. `diverged_at` is the step
+    at which its training failed, if it did.
     """
 
     id: str
@@ -110,14 +122,30 @@ def heads_folder(results: Path) -> Path:
     return results.parent / "heads"
 
 
+def finetuned_folder(results: Path) -> Path:
+    """Where the encoders that were fine-tuned for heads of a results database lie, one folder a head: beside it."""
+    return results.parent / "finetuned"
+
+
+def finetuned_encoder(head: SavedHead, results: str | Path) -> str | None:
+    """The folder of the encoder that was trained together with a head; `None` for heads on a frozen one."""
+    if "finetuned_from" not in head.provenance:
+        return None
+    folder = finetuned_folder(Path(results)) / head.id
+    return str(folder) if folder.is_dir() else None
+
+
 def store_head(folder: Path, head: SavedHead) -> None:
-    """Write a head below `folder`, whole or not at all; a head that is there already is kept."""
+    """Write a head beside its place and rename it there; a head that is there already is kept."""
     import torch
     from safetensors.torch import save_file
 
-    if (folder / head.id).is_dir():
+    place = folder / head.id
+    if place.is_dir():
         return
-    with publish(folder / head.id, "a head", keep=True) as work:
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{head.id}.", dir=folder))
+    try:
         tensors = {name: tensor.contiguous() for name, tensor in head.tensors.items()}
         tensors |= {
             "scaling.shift": torch.from_numpy(head.scaling.shift),
@@ -126,6 +154,12 @@ def store_head(folder: Path, head: SavedHead) -> None:
         save_file(tensors, work / "head.safetensors")
         text = json.dumps(head_document(head), indent=2, ensure_ascii=False)
         (work / "config.json").write_text(text, encoding="utf-8")
+        os.replace(work, place)
+    except OSError as error:
+        if not place.is_dir():
+            raise ResultsError(f"{place}: expected to write a head ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def head_document(head: SavedHead) -> dict[str, Any]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.fit.data import FitData, Scaling
     from pipeline.fit.train import Outcome
 
-__all__ = ["Executor", "LocalExecutor", "PackResult", "PackTooLargeError", "Trainer", "Work"]
+__all__ = ["Executor", "LocalExecutor", "PackResult", "PackTooLargeError", "Trainer", "Work", "run_versions"]
 
 
 class PackTooLargeError(DeviceError):
@@ -59,14 +59,19 @@ class PackResult:
     versions: dict[str, str]
 
 
+def run_versions(device: "torch.device") -> dict[str, str]:
+    """The hardware and the versions that a head's record names."""
+    packages = {name: version(name) for name in ("kanglue", "torch", "numpy")}
+    return {"python": platform.python_version(), "hardware": hardware(device)} | packages
+
+
 class Trainer:
     """Trains packs on one device of this process; keeps the rows of the last pack, which the next one mostly shares."""
 
     def __init__(self, device: str) -> None:
         """Raises `DeviceError` for a device that is not there."""
         self.device = resolve_device(device)
-        self.versions = {"python": platform.python_version(), "hardware": hardware(self.device)}
-        self.versions |= {name: version(name) for name in ("kanglue", "torch", "numpy")}
+        self.versions = run_versions(self.device)
         self._data: FitData | None = None
         self._loaded: Any = None
 

@@ -20,7 +20,7 @@ from pipeline.sweep.results import SELECTION, Results
 if TYPE_CHECKING:
     from pipeline.fit.train import Outcome
 
-__all__ = ["Tally", "train_heads"]
+__all__ = ["Tally", "store_cache", "train_heads"]
 
 
 @dataclass
@@ -68,7 +68,7 @@ class _Runner:
     def run(self, todo: Sequence[PlannedHead]) -> None:
         """Train all heads."""
         for ref in {head.cache.fingerprint: head.cache for head in todo}.values():
-            _store_cache(self.store, ref)
+            store_cache(self.store, ref)
         waiting = deque(_Group(deque(heads), PackSizer(heads[0], self.executor.device)) for heads in groups(todo))
         running: dict[Future[PackResult], _Pack] = {}
         while waiting or running:
@@ -179,7 +179,7 @@ def _record(head: PlannedHead, outcome: "Outcome", result: PackResult) -> dict[s
     }
 
 
-def _store_cache(store: Results, ref: CacheRef) -> None:
+def store_cache(store: Results, ref: CacheRef) -> None:
     """Store a cache's attributes, labels, and what the training split's majority class scores (classification)."""
     labels, majority = load_labels(ref), {}
     train = labels.pop("train")
