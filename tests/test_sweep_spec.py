@@ -63,6 +63,8 @@ def test_a_specification_of_two_products(tmp_path):
     ("value", "values"),
     [
         (64, ((64,),)), ([64], ((64,),)), ((64, 32), ((64, 32),)), ([64, 32], ((64, 32),)), ([], ((),)),
+        ("none", ((),)), (["none", "64"], ((), (64,))), (["64,32"], ((64, 32),)), ("64,32", ((64, 32),)),
+        (["64, 32", [8]], ((64, 32), (8,))),
         ([[64], [32, 16]], ((64,), (32, 16))), ([(64,), (32, 16)], ((64,), (32, 16))), (((5,),), ((5,),)),
     ],
 )  # fmt: skip
@@ -86,6 +88,8 @@ def test_options_of_the_command_line_go_over_the_file(tmp_path):
         ('task = "rte"\nhead = "mlp"\nsweep = "all"', r"expected \[\[sweep\]\] tables"),
         ('task = "rte\nhead', "expected TOML"),
         ('task = "rte"\nhead = "mlp"\nseeds = "x"', "--seeds: expected"),
+        ('task = "rte"\nhead = "mlp"\nhidden = "64,x"', "--hidden: expected numbers .* or none, found '64,x'"),
+        ('task = "rte"\nhead = "mlp"\ngrid_range = ["-1,"]', "--grid-range: expected numbers"),
     ],
 )
 def test_a_wrong_specification_is_one_line(tmp_path, text, message):

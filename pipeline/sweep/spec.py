@@ -132,11 +132,23 @@ def _items(value: Any) -> tuple[Any, ...]:
 
 
 def _plainly_listed(name: str, value: Any) -> tuple[Any, ...]:
-    if name in _SEQUENCES:
-        items = tuple(value) if isinstance(value, list | tuple) else (value,)
-        nested = items and all(isinstance(item, list | tuple) for item in items)
-        return tuple(map(tuple, items)) if nested else (items,)
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+    items = _items(value)
+    if name not in _SEQUENCES:
+        return items
+    items = tuple(_sequence(name, item) if isinstance(item, str) and not is_range(item) else item for item in items)
+    nested = items and all(isinstance(item, list | tuple) for item in items)
+    return tuple(map(tuple, items)) if nested else (items,)
+
+
+def _sequence(name: str, text: str) -> tuple[Any, ...]:
+    """The value of `hidden` and its like as the command line takes it: `64,32`, or `none` for no hidden layer."""
+    if name == "hidden" and text.strip() == "none":
+        return ()
+    try:
+        return tuple(option_type(name)(number) for number in text.split(","))
+    except ValueError:
+        words = "numbers with commas between them" + (", or none" if name == "hidden" else "")
+        raise ConfigError(f"--{name.replace('_', '-')}: expected {words}, found {text!r}") from None
 
 
 def product_from(table: Mapping[str, Any], where: str) -> Product:
