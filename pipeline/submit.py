@@ -6,8 +6,6 @@ numbers for the other classifications, a score from 0 to 5 for STS-B.
 """
 
 import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +22,7 @@ from pipeline.heads.config import TOKENS
 from pipeline.leaderboard import FILES, TestFile, constant, validate, words
 from pipeline.metrics import metric_value
 from pipeline.models.caches import assemble
+from pipeline.publish import publish
 from pipeline.store import Cache, SplitView, open_cache
 from pipeline.store.schema import FINGERPRINT, difference
 from pipeline.sweep.results import Results
@@ -232,13 +231,9 @@ def _check_place(place: Path, force: bool) -> None:
 
 
 def _write(place: Path, files: Mapping[str, Sequence[str]], archive: bool) -> str | None:
-    """All files at once, and a zip of them beside the folder where one is wanted."""
-    work = None
+    """Write all files at once, and a zip of them beside the folder if `archive`; returns the zip's path."""
     packed = place.with_name(f"{place.name}.zip")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        work.chmod(0o755)
+    with publish(place, "a submission") as work:
         for name, lines in files.items():
             text = "".join(f"{index}\t{line}\n" for index, line in enumerate(lines))
             (work / name).write_text(f"index\tprediction\n{text}", encoding="utf-8")
@@ -247,14 +242,6 @@ def _write(place: Path, files: Mapping[str, Sequence[str]], archive: bool) -> st
                 for name in files:
                     target.write(work / name, name)
             os.replace(work / packed.name, packed)
-        if place.exists():
-            shutil.rmtree(place)
-        os.replace(work, place)
-    except OSError as error:
-        raise ResultsError(f"{place}: expected to write a submission ({error.strerror or error})") from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
     return str(packed) if archive else None
 
 

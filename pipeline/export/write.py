@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from pipeline.export.packages import PACKAGES, to_package
 from pipeline.export.torch_file import network_document, state_of, torch_source
 from pipeline.heads.config import TRAINED_POOLS
 from pipeline.models.saved import SavedHead, head_document
+from pipeline.publish import publish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,10 +89,7 @@ def export(
         )
     _check_place(place, force)
     package = PACKAGES[loaded.config.head].name if format == "safetensors" and loaded.config.head in PACKAGES else None
-    work = None
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    with publish(place, "an export") as work:
         FORMATS[format](loaded, work)
         document = head_document(loaded) | {"format": format, "tensors_sha256": tensors_sha256(loaded.tensors)}
         document |= {"network": network_document(loaded)} if format == "torch" else {}
@@ -104,15 +100,6 @@ def export(
         if encoder := finetuned_encoder(loaded, results):
             shutil.copytree(encoder, work / "encoder")
         files = tuple(sorted(file.name + "/" * file.is_dir() for file in work.iterdir()))
-        work.chmod(0o755)
-        if place.exists():
-            shutil.rmtree(place)
-        os.replace(work, place)
-    except OSError as error:
-        raise ResultsError(f"{place}: expected to write an export ({error.strerror or error})") from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
     return Exported(loaded.id, loaded.config.head, format, str(place), files, loaded.parameters)
 
 

@@ -1,9 +1,6 @@
 """A trained head on disk: `<id>/head.safetensors` with its tensors, `<id>/config.json` with everything else."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ from pipeline.heads.forward import network_forward
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 from pipeline.metrics import classification_metrics, regression_metrics
+from pipeline.publish import publish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,16 +134,13 @@ def finetuned_encoder(head: SavedHead, results: str | Path) -> str | None:
 
 
 def store_head(folder: Path, head: SavedHead) -> None:
-    """Write a head beside its place and rename it there; a head that is there already is kept."""
+    """Write a head below `folder`, whole or not at all; a head that is there already is kept."""
     import torch
     from safetensors.torch import save_file
 
-    place = folder / head.id
-    if place.is_dir():
+    if (folder / head.id).is_dir():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{head.id}.", dir=folder))
-    try:
+    with publish(folder / head.id, "a head", keep=True) as work:
         tensors = {name: tensor.contiguous() for name, tensor in head.tensors.items()}
         tensors |= {
             "scaling.shift": torch.from_numpy(head.scaling.shift),
@@ -154,12 +149,6 @@ def store_head(folder: Path, head: SavedHead) -> None:
         save_file(tensors, work / "head.safetensors")
         text = json.dumps(head_document(head), indent=2, ensure_ascii=False)
         (work / "config.json").write_text(text, encoding="utf-8")
-        os.replace(work, place)
-    except OSError as error:
-        if not place.is_dir():
-            raise ResultsError(f"{place}: expected to write a head ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def head_document(head: SavedHead) -> dict[str, Any]:
