@@ -46,6 +46,8 @@ class Task:
     files: Mapping[str, TsvFile] = field(default_factory=dict)
     #: The hub's copy leaves out QQP rows that lack a column; everywhere else such a row is an error.
     drops_short_rows: bool = False
+    #: Training rows are phrases of one another.
+    phrases: bool = False
 
     @property
     def kind(self) -> Literal["classification", "regression"]:
@@ -74,6 +76,7 @@ def _glue(
     hub_columns: Mapping[str, str] | None = None,
     headless: tuple[str, ...] | None = None,
     drops_short_rows: bool = False,
+    phrases: bool = False,
 ) -> Task:
     """A task with the usual three files; `headless` names the columns of train and dev where they have no header."""
     columns = {"text": text, "label": label} | ({"text_pair": text_pair} if text_pair else {})
@@ -93,6 +96,7 @@ def _glue(
             "test": TsvFile((f"{folder}/test.tsv",)),
         },
         drops_short_rows=drops_short_rows,
+        phrases=phrases,
     )
 
 
@@ -106,7 +110,9 @@ TASKS: dict[str, Task] = {
             metrics=("matthews_correlation", "accuracy"),
             headless=("source", "label", "mark", "sentence"),
         ),
-        _glue("sst2", "SST-2", ("negative", "positive"), (67349, 872, 1821), "sentence", None, "label"),
+        _glue(
+            "sst2", "SST-2", ("negative", "positive"), (67349, 872, 1821), "sentence", None, "label", phrases=True,
+        ),
         _glue(
             "mrpc", "MRPC", ("not_equivalent", "equivalent"), (3668, 408, 1725), "#1 String", "#2 String", "Quality",
             metrics=ACCURACY_F1, hub_columns=_PAIR,

@@ -14,10 +14,7 @@ from pipeline.encode.blocks import encode_block
 from pipeline.encode.cores import side_by_side
 from pipeline.encode.encoders import resolve
 from pipeline.encode.load import load
-from pipeline.encode.native import NativeEncoder, encoder_functions
 from pipeline.encode.packed import PackedEncoder
-from pipeline.errors import EncoderError
-from pipeline.native import library
 from pipeline.sources import Row
 
 SINGLES = [Row(text, None, 0) for text in encoders.TEXTS]
@@ -41,48 +38,18 @@ def replaced(rows):
     return [(row.text.replace("\ud83d", "\ufffd"), row.text_pair) for row in rows]
 
 
-@pytest.fixture(params=["C", "PyTorch"])
-def kernels(request, monkeypatch):
-    """The unpadded path with what lies between products in C, where there is a compiler, and without."""
-    if request.param == "PyTorch":
-        monkeypatch.setattr("pipeline.encode.load.is_native", lambda _: False)
-    elif library() is None:
-        pytest.skip("no C compiler")
-    return NativeEncoder if request.param == "C" else PackedEncoder
-
-
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
-def test_unpadded_same_as_plain_transformers(tiny, kernels, kind):
-    folder = tiny(kind)
-    arrays, _, loaded = encode(folder, PAIRS + SINGLES)
-    assert type(loaded.forward) is kernels
-    expected = encoders.plain(folder, replaced(PAIRS) + replaced(SINGLES), 64)
-    for name in set(arrays) - {"reduced", "last_hidden"}:
-        np.testing.assert_allclose(arrays[name], expected[name], rtol=0, atol=2e-5, err_msg=name)
-
-
 @pytest.mark.parametrize("heads", [1, 2, 4, 8])
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_heads_of_any_width(tiny, kernels, heads, activation):
+def test_heads_of_any_width(tiny, heads, activation):
     width = {1: 40, 2: 32, 4: 128, 8: 24}[heads]
     # As much a unit as in the other tests: what is random and steep magnifies every rounding.
     options = {"hidden_size": width, "intermediate_size": 50, "initializer_range": 0.4 * (24 / width) ** 0.5}
     folder = tiny("bert", num_attention_heads=heads, hidden_act=activation, **options)
     arrays, _, loaded = encode(folder, SINGLES)
-    assert type(loaded.forward) is kernels
+    assert type(loaded.forward) is PackedEncoder
     expected = encoders.plain(folder, replaced(SINGLES), 64)
     for name in ("pooled", "cls", "mean"):
         np.testing.assert_allclose(arrays[name], expected[name], rtol=0, atol=2e-5, err_msg=name)
-
-
-def test_gelu_in_c_is_exact_where_it_bends_and_far_out():
-    if library() is None:
-        pytest.skip("no C compiler")
-    x, bias = torch.linspace(-20, 20, 40 * 1001), torch.linspace(-1, 1, 1001)
-    expected = torch.nn.functional.gelu((x.view(40, 1001) + bias).double())
-    encoder_functions().encoder_gelu(x.data_ptr(), bias.data_ptr(), 40, 1001)
-    assert (x.view(40, 1001) - expected).abs().max() < 2e-6
-    assert ((x.view(40, 1001) - expected).abs() / (1 + expected.abs())).max() < 3e-7
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -117,13 +84,6 @@ def test_a_batch_that_fails_ends_the_others_and_gives_the_threads_back():
         assert list(side_by_side(str, range(5))) == list("01234")
     finally:
         torch.set_num_threads(before)
-
-
-def test_token_types_that_the_encoder_does_not_know(tiny, kernels):
-    loaded = load(resolve(str(tiny("bert"))), 64, torch.device("cpu"), "float32", None)
-    if kernels is NativeEncoder:
-        with pytest.raises(EncoderError, match="expected token ids, positions and token types below"):
-            loaded.forward(torch.tensor([3, 4]), torch.tensor([0, 2]), [2])
 
 
 @pytest.mark.parametrize("rows", [SINGLES, PAIRS], ids=["singles", "pairs"])

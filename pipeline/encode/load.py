@@ -12,7 +12,6 @@ import torch
 from pipeline.encode.checkpoint import HEADS, read_weights
 from pipeline.encode.encoders import Encoder
 from pipeline.encode.fused import FusedEncoder, fuses
-from pipeline.encode.native import NativeEncoder, is_native
 from pipeline.encode.packed import PackedEncoder
 from pipeline.encode.padded import PaddedEncoder, has_decoder
 from pipeline.encode.shapes import Weights, fits, weights_of
@@ -114,8 +113,7 @@ def load(
     dtype = DTYPES[precision]
     if isinstance(weights, Weights):
         weights = weights.to(device, dtype)
-        kind = FusedEncoder if fuses(weights) else NativeEncoder if is_native(weights) else PackedEncoder
-        forward = (PackedEncoder if plain else kind)(weights, layers)
+        forward = (FusedEncoder if fuses(weights) and not plain else PackedEncoder)(weights, layers)
         return Loaded(tokeniser, forward, device, weights.words.shape[1])
     model = weights if dtype == torch.float32 else copy.deepcopy(weights).to(dtype)
     forward = PaddedEncoder(model, layers, types=tokeniser.types)

@@ -76,6 +76,9 @@ class FitData:
     features: dict[str, np.ndarray | Tokens]
     labels: dict[str, np.ndarray]
     scaling: Scaling
+    #: The group of every training row, int64 [rows]: rows of a group are held out together, and those of
+    #: `pipeline.sources.groups.SHARED` (-1) never. `None` where nothing is known.
+    groups: np.ndarray | None = None
 
     @property
     def inputs(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
 from pipeline.fit.tokens import Tokens, pooled_tokens
 from pipeline.heads.config import FEATURES, TOKENS
+from pipeline.sources.groups import row_groups
 from pipeline.store import Cache, SplitView, open_cache
 from pipeline.tasks import TASKS, Task, own_task
 
@@ -160,8 +161,7 @@ def _labelled(ref: CacheRef, cache: Cache) -> dict[str, tuple[np.ndarray, np.nda
         )
     labelled: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for split in cache.splits:
-        labels = np.asarray(cache[split]["label"])
-        rows = ~np.isnan(labels) if ref.task.labels is None else labels >= 0
+        labels, rows = np.asarray(cache[split]["label"]), _labelled_rows(ref.task, cache[split])
         if not rows.any():
             continue
         labelled[split] = labels, rows
@@ -179,6 +179,12 @@ def _labelled(ref: CacheRef, cache: Cache) -> dict[str, tuple[np.ndarray, np.nda
     return labelled
 
 
+def _labelled_rows(task: Task, split: SplitView) -> np.ndarray:
+    """Which rows of a split have a label, bool [rows]."""
+    labels = np.asarray(split["label"])
+    return ~np.isnan(labels) if task.labels is None else labels >= 0
+
+
 def load_data(ref: CacheRef, feature: str, scale: str, pool: str | None = None) -> "FitData":
     """Read a cache's labelled rows as scaled embeddings, tokens as their `pool`.
 
@@ -192,7 +198,17 @@ def load_data(ref: CacheRef, feature: str, scale: str, pool: str | None = None) 
             labels[split] = values[rows]
             x = assemble(feature, cache[split].__getitem__, pool)
             features[split] = x.select(rows) if isinstance(x, Tokens) else x[rows]
+        groups = _train_groups(ref.task, cache["train"])
+        groups = None if groups is None else groups[_labelled_rows(ref.task, cache["train"])]
     scaling = fit_scaling(scale, features["train"])
-    return FitData(
-        ref.task, ref.fingerprint, {split: scaling.apply(x) for split, x in features.items()}, labels, scaling
-    )
+    features = {split: scaling.apply(x) for split, x in features.items()}
+    return FitData(ref.task, ref.fingerprint, features, labels, scaling, groups)
+
+
+def _train_groups(task: Task, train: SplitView) -> np.ndarray | None:
+    """The group of every training row, int64 [rows]: as stored, else by the texts, `None` without either."""
+    if "group" in train:
+        return np.asarray(train["group"])
+    if "text" not in train:
+        return None
+    return row_groups(train["text"], train["text_pair"] if task.pair else None, phrases=task.phrases)

@@ -21,8 +21,7 @@ __all__ = ["library"]
 
 HEADERS = ("head.h", "vectors.h")
 SOURCES = (
-    "bases.c", "checksum.c", "encoder.c", "expand.c", "lanes.c", "products.c", "stream.c", "switch.c", "train.c",
-    "weights.c",
+    "bases.c", "checksum.c", "expand.c", "lanes.c", "products.c", "stream.c", "switch.c", "train.c", "weights.c",
 )  # fmt: skip
 # Not -ffast-math: loading such a library switches denormal numbers off for the whole process.
 FLAGS = (

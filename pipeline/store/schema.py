@@ -58,6 +58,7 @@ DATASETS: dict[str, Dataset] = {
         Dataset("text", ("N",), "string", "the row's text"),
         Dataset("text_pair", ("N",), "string", "the row's second text"),
         Dataset("label", ("N",), "int64", "class or number; -1 or NaN where unlabelled", regression_dtype="float32"),
+        Dataset("group", ("N",), "int64", "rows of one number are held out together; -1: never held out"),
         Dataset("length", ("N",), "int32", "real tokens, special ones included"),
         Dataset("pooled", ("N", "D"), "float32", "the encoder's pooler output", embedding=True),
         Dataset("cls", ("N", "D"), "float32", "last hidden state at the first token", embedding=True),
