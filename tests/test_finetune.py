@@ -14,7 +14,7 @@ import pipeline
 from pipeline.encode.encoders import resolve
 from pipeline.finetune.run import finetune
 from pipeline.models.saved import load_head
-from pipeline.sources import SampleSource
+from pipeline.sources import open_source
 from pipeline.store import open_cache
 from pipeline.sweep.results import Results
 
@@ -74,7 +74,7 @@ def test_rows_of_the_database_say_that_the_encoder_was_trained_too(place):
 
 def test_predict_answers_with_the_trained_encoder_as_its_evaluation_recorded(place):
     root, _, done = place
-    rows = list(SampleSource("mrpc").rows("validation"))[:ROWS]
+    rows = list(open_source("mrpc", "sample").rows("validation"))[:ROWS]
     answers = list(
         pipeline.predict(done.id, [(row.text, row.text_pair) for row in rows], results=root / "r.sqlite", device="cpu")
     )

@@ -18,7 +18,7 @@ import pipeline
 from pipeline.encode.rows import Asked
 from pipeline.errors import EncoderError, ResultsError, SourceError
 from pipeline.predict import BLOCK_ROWS, Columns, Predictor, answer_lines, line_rows
-from pipeline.sources import SampleSource
+from pipeline.sources import open_source
 from pipeline.store import open_cache
 from pipeline.sweep.results import Results
 
@@ -49,7 +49,7 @@ def place(tiny, tmp_path_factory):
 
 
 def dev_rows(task):
-    return list(SampleSource(task).rows("validation"))[:90]
+    return list(open_source(task, "sample").rows("validation"))[:90]
 
 
 def recorded(root, name):
