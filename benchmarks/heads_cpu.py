@@ -95,8 +95,8 @@ def same(heads: int = 512) -> dict:
 
 def stored(heads: int = 1000) -> dict:
     """Seconds until a sweep answers whose results all exist."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from synthetic_caches import write_cache
+    sys.path.insert(0, str(ROOT))
+    from tests.helpers.synthetic_caches import write_cache
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -27,7 +27,7 @@ def _seeded():
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """`tiny("bert")` is a folder with a small random encoder and its tokenizer; the same call, the same folder."""
-    import encoders
+    from tests.helpers import encoders
 
     folders = {}
 

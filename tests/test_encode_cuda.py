@@ -1,6 +1,5 @@
 """On a GPU: variable-length attention in half precision, and float32, against float32 on the CPU."""
 
-import encoders
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,7 @@ from pipeline.encode.encoders import resolve
 from pipeline.encode.load import load
 from pipeline.encode.run import embed
 from pipeline.sources import Row
+from tests.helpers import encoders
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

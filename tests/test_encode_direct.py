@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import encoders
 import numpy as np
 import pytest
 import torch
@@ -26,6 +25,7 @@ from pipeline.encode.tokenizer_file import read_tokenizer
 from pipeline.encode.tokens import Tokeniser, load_tokeniser
 from pipeline.errors import EncoderError
 from pipeline.sources import Row
+from tests.helpers import encoders
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import encoders
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +17,7 @@ from pipeline.encode.request import Options
 from pipeline.errors import ConfigError, DeviceError, EncoderError
 from pipeline.hashing import hash_file
 from pipeline.sources import Row
+from tests.helpers import encoders
 
 CPU = torch.device("cpu")
 

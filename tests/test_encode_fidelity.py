@@ -4,7 +4,6 @@ import gc
 import os
 import weakref
 
-import encoders
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from pipeline.encode.encoders import resolve
 from pipeline.encode.load import load
 from pipeline.encode.packed import PackedEncoder
 from pipeline.sources import Row
+from tests.helpers import encoders
 
 SINGLES = [Row(text, None, 0) for text in encoders.TEXTS]
 PAIRS = [Row(*pair, 0) for pair in encoders.PAIRS]

@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import h5py
-from store_kit import ended, fork
 
 from pipeline.encode import session
 from pipeline.encode.run import embed
 from pipeline.store import verify
 from pipeline.store.journal import read_journal, work_folder
+from tests.helpers.store_kit import ended, fork
 
 KILLS = int(os.environ.get("KANGLUE_KILLS", "30"))
 BLOCK = 16

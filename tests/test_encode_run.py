@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import encoders
 import h5py
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from pipeline.errors import CacheError, CacheMismatchError, ConfigError, Kanglue
 from pipeline.sources import Row, open_source
 from pipeline.store import open_cache, verify
 from pipeline.store.journal import Lock, work_folder
+from tests.helpers import encoders
 
 ALL = {"idx", "text", "text_pair", "label", "length", "pooled", "cls", "mean", "weight", "reduced", "last_hidden"}
 

@@ -24,7 +24,7 @@ from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import start as first_weights
 from pipeline.models.saved import SavedHead
-from tests.synthetic_caches import fit_data
+from tests.helpers.synthetic_caches import fit_data
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from pipeline.heads.network import BASES, Branch, Grid, LayerSpec, NetworkSpec
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import start
 from pipeline.models.saved import SavedHead, load_head
-from tests.synthetic_caches import arrays_of, write_cache
+from tests.helpers.synthetic_caches import arrays_of, write_cache
 
 PACKABLE = [name for name, family in HEADS.items() if not family.own_loop]
 LABELS = ("no", "yes", 'a "third"')

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
-from synthetic_caches import arrays_of, fit_data, task_of, write_cache
 
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
 from pipeline.fit.data import FitData, Scaling, fit_scaling, replicate
 from pipeline.models.caches import find_cache, load_data
+from tests.helpers.synthetic_caches import arrays_of, fit_data, task_of, write_cache
 
 
 def with_labels(labels, kind="sum"):

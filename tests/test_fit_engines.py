@@ -16,7 +16,7 @@ from pipeline.fit.engines import ready_engine
 from pipeline.fit.native_engine import NativeEngine, supports
 from pipeline.heads.families import ACTIVATIONS, PACKABLE, build_network
 from pipeline.heads.resolve import resolve
-from tests.engine_parity import difference, trained
+from tests.helpers.engine_parity import difference, trained
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = tuple(PACKABLE)
@@ -186,7 +186,7 @@ def test_gpu_tuning_names_what_does_not_fit():
 )
 def test_gpu_kernels_under_the_interpreter_equal_plain(cases):
     script = subprocess.run(
-        [sys.executable, "-m", "tests.engine_parity", json.dumps([one | small(one) for one in cases])],
+        [sys.executable, "-m", "tests.helpers.engine_parity", json.dumps([one | small(one) for one in cases])],
         cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert script.returncode == 0, script.stderr[-2000:]
@@ -225,7 +225,7 @@ def test_gpu_kernels_pass_the_compiler(tmp_path):
     ]
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     script = subprocess.run(
-        [sys.executable, "-m", "tests.gpu_compiles", json.dumps(networks)],
+        [sys.executable, "-m", "tests.helpers.gpu_compiles", json.dumps(networks)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert script.returncode == 0, script.stderr[-2000:]
@@ -238,7 +238,7 @@ def test_gpu_kernels_pass_the_compiler(tmp_path):
 @needs_triton
 def test_pieces_of_the_gpu_engines_equal_pytorch():
     script = subprocess.run(
-        [sys.executable, "-m", "tests.gpu_pieces"],
+        [sys.executable, "-m", "tests.helpers.gpu_pieces"],
         cwd=ROOT, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert script.returncode == 0, script.stderr[-2000:]

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from synthetic_caches import write_cache
 
 import fit_heads
 import pipeline
 from pipeline.errors import CacheError
 from pipeline.store import open_cache
+from tests.helpers.synthetic_caches import write_cache
 
 ROOT = Path(__file__).parents[1]
 HEAD = {

@@ -7,7 +7,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from synthetic_caches import fit_data, write_cache
 
 import pipeline
 from pipeline.errors import ConfigError
@@ -17,6 +16,7 @@ from pipeline.fit.kan_train import optimise, train_kan
 from pipeline.fit.pykan_adapter import pykan_network, to_pykan
 from pipeline.heads.resolve import resolve
 from pipeline.sweep.results import Results
+from tests.helpers.synthetic_caches import fit_data, write_cache
 
 X = torch.from_numpy(np.random.default_rng(0).uniform(-1.2, 1.2, (300, 3)))
 

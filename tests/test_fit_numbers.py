@@ -14,7 +14,7 @@ from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import stack, start
-from tests.synthetic_caches import fit_data
+from tests.helpers.synthetic_caches import fit_data
 
 CPU = torch.device("cpu")
 FAMILIES = ("linear", "mlp", "effi_kan", "fast_kan", "faster_kan", "fourier_kan", "cheby_kan", "bspline_mlp")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from synthetic_caches import write_cache
 from torch.utils.flop_counter import FlopCounterMode
 
 import fit_heads
@@ -30,6 +29,7 @@ from pipeline.heads.starts import starts
 from pipeline.models.caches import find_cache, load_data
 from pipeline.store import open_cache
 from pipeline.sweep.results import Results
+from tests.helpers.synthetic_caches import write_cache
 
 QUICK = ("--encoder", "tiny", "--epochs", "2", "--hidden", "4", "--device", "cpu")
 

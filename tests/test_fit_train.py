@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic_caches import fit_data
 from torch.nn import functional
 
 from pipeline.fit import predict
@@ -17,6 +16,7 @@ from pipeline.heads.forward import network_forward
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import stack, start, starts
 from pipeline.metrics import classification_metrics, metric_value, regression_metrics
+from tests.helpers.synthetic_caches import fit_data
 
 CPU = torch.device("cpu")
 

@@ -32,7 +32,7 @@ from pipeline.heads.knots import data_knots, even_knots, start_knots, update_gri
 from pipeline.heads.network import Grid
 from pipeline.heads.resolve import resolve
 from pipeline.tasks import TASKS
-from tests.synthetic_caches import write_cache
+from tests.helpers.synthetic_caches import write_cache
 
 CPU = torch.device("cpu")
 

@@ -18,8 +18,7 @@ from pipeline.heads.resolve import resolve
 from pipeline.sweep.results import Results
 from pipeline.sweep.spec import read_spec
 from pipeline.sweep.table import summarise
-
-from .synthetic_caches import write_cache
+from tests.helpers.synthetic_caches import write_cache
 
 SIZED = [family for family in PACKABLE if "hidden" in PACKABLE[family].options]
 MEASURES = {"params": parameters, "flops": forward_flops}

@@ -33,7 +33,7 @@ def test_the_page_has_a_command_for_each_step():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
-    from tests.synthetic_caches import write_cache
+    from tests.helpers.synthetic_caches import write_cache
 
     write_cache(root / "cache/sample", encoder="minilm", features=("mean",), width=8)
     assert CliRunner().invoke(embed.main, ["toy", "wine", "--cache", str(root / "cache")]).exit_code == 0

@@ -12,7 +12,7 @@ import fit_heads
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.log import open_log
 from pipeline.sweep.results import Results
-from tests.synthetic_caches import write_cache
+from tests.helpers.synthetic_caches import write_cache
 
 
 @pytest.fixture

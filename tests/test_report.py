@@ -18,8 +18,8 @@ from pipeline.report.provenance import provenance
 from pipeline.report.verdict import conclude
 from pipeline.store import CacheWriter
 from pipeline.sweep.results import Results
-from tests import browser as chromium
-from tests.store_kit import ATTRIBUTES
+from tests.helpers import browser as chromium
+from tests.helpers.store_kit import ATTRIBUTES
 
 ATTACK = "<script>alert(1)</script>"
 
@@ -252,7 +252,7 @@ def render(results):
 def test_from_a_sweep_to_learned_functions_of_every_family(tmp_path):
     import pipeline
     from pipeline.heads.families import HEADS
-    from tests.synthetic_caches import write_cache as write_features
+    from tests.helpers.synthetic_caches import write_cache as write_features
 
     write_features(tmp_path / "cache", rows={"train": 60, "validation": 40}, width=8)
     results = tmp_path / "runs/results.sqlite"
@@ -274,7 +274,7 @@ def test_learned_functions_are_those_of_the_layer(tmp_path):
     import pipeline
     from pipeline.heads.forward import layer_forward, layer_tensors
     from pipeline.report import activations
-    from tests.synthetic_caches import write_cache as write_features
+    from tests.helpers.synthetic_caches import write_cache as write_features
 
     write_features(tmp_path / "cache", rows={"train": 60, "validation": 40}, width=3)
     results = tmp_path / "runs/results.sqlite"
@@ -295,7 +295,7 @@ def test_a_kans_functions_are_those_of_pykans_first_layer(tmp_path):
     import pipeline
     from pipeline.fit.kan_forward import expand, layer_of
     from pipeline.report import activations
-    from tests.synthetic_caches import write_cache as write_features
+    from tests.helpers.synthetic_caches import write_cache as write_features
 
     write_features(tmp_path / "cache", rows={"train": 60, "validation": 40}, width=3)
     results = tmp_path / "runs/results.sqlite"

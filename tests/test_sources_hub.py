@@ -3,11 +3,11 @@ import subprocess
 import sys
 
 import pytest
-from glue_layout import write_parquet, write_tsv
 
 from pipeline.errors import SourceError
 from pipeline.sources import FolderSource, HubSource, scan
 from pipeline.tasks import TASKS
+from tests.helpers.glue_layout import write_parquet, write_tsv
 
 OFFLINE = """
 import sys

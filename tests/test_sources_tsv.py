@@ -3,7 +3,6 @@ import os
 from pathlib import Path
 
 import pytest
-from glue_layout import TRICKY, made_up, write_tsv
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from pipeline.sources import FolderSource, Limited, check_counts, open_source, s
 from pipeline.sources.base import float32
 from pipeline.sources.tsv import parse_label
 from pipeline.tasks import TASKS
+from tests.helpers.glue_layout import TRICKY, made_up, write_tsv
 
 GLUE_DIR = os.environ.get("GLUE_DIR", "")
 

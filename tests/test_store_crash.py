@@ -9,11 +9,11 @@ import subprocess
 import time
 
 import pytest
-import store_kit as kit
 
 from pipeline.errors import CacheError
 from pipeline.store import CacheWriter, verify
 from pipeline.store.journal import read_journal, work_folder
+from tests.helpers import store_kit as kit
 
 KILLS = 30
 CALLS = ("pwrite", "pwritev", "fdatasync", "fsync", "ftruncate", "replace", "unlink", "rmdir", "open")

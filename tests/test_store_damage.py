@@ -7,11 +7,11 @@ import sys
 import time
 
 import pytest
-import store_hostile
-import store_kit as kit
 
 from pipeline.errors import CacheError
 from pipeline.store import open_cache, verify
+from tests.helpers import store_hostile
+from tests.helpers import store_kit as kit
 
 FLIPS, CUTS = 200, 50
 

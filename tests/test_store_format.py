@@ -6,12 +6,12 @@ import random
 import h5py
 import numpy as np
 import pytest
-import store_kit as kit
 
 from pipeline.store import DATASETS, hdf5, open_cache, verify
 from pipeline.store.checksum import checked_fletcher32, fletcher32, hash_texts, is_finite, lookup3
 from pipeline.store.hdf5 import ChunkedDataset, Group, encode, superblock
 from pipeline.store.texts import Texts
+from tests.helpers import store_kit as kit
 
 
 def library_fletcher(data: bytes) -> int:

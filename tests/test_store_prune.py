@@ -7,13 +7,13 @@ import sqlite3
 import time
 
 import pytest
-import store_kit as kit
 from click.testing import CliRunner
 
 import embed
 from pipeline.errors import ResultsError
 from pipeline.store import CacheWriter, describe, find_prunable, list_caches, open_cache, part_path, prune
 from pipeline.store.journal import holder, work_folder
+from tests.helpers import store_kit as kit
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import time
 
 import numpy as np
 import pytest
-import store_kit as kit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import CacheError, CacheMismatchError, UnknownNameError
 from pipeline.store import CacheWriter, merge_parts, missing_datasets, open_cache, part_path, verify
 from pipeline.store.journal import work_folder
+from tests.helpers import store_kit as kit
 
 SETTINGS = settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

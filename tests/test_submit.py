@@ -15,7 +15,7 @@ from pipeline.errors import KanglueError
 from pipeline.store import open_cache
 from pipeline.sweep.results import Results
 from pipeline.tasks import TASKS
-from tests.synthetic_caches import write_cache
+from tests.helpers.synthetic_caches import write_cache
 
 #: What GLUE's FAQ says: file, number of test rows, what a prediction may be (None: a number from 0 to 5).
 GLUE = {

@@ -11,7 +11,7 @@ from pipeline.sweep.plan import plan
 from pipeline.sweep.results import Results
 from pipeline.sweep.run import run_sweep
 from pipeline.sweep.spec import product_from
-from tests.synthetic_caches import write_cache
+from tests.helpers.synthetic_caches import write_cache
 
 OPTIONS = {"task": "rte", "encoder": "tiny", "head": ["mlp", "linear"], "epochs": 2, "hidden": [[4]], "seeds": "0:5"}
 

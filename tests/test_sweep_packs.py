@@ -24,7 +24,7 @@ from pipeline.sweep import packs
 from pipeline.sweep.plan import plan
 from pipeline.sweep.results import Results
 from pipeline.sweep.spec import product_from
-from tests.synthetic_caches import write_cache
+from tests.helpers.synthetic_caches import write_cache
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 from sklearn.metrics import accuracy_score, f1_score
-from synthetic_caches import arrays_of, write_cache
 
 import pipeline
 from pipeline.api import FitResult
 from pipeline.errors import DeviceError, KanglueError, ResultsError
 from pipeline.fit import train
 from pipeline.sweep.results import Results
+from tests.helpers.synthetic_caches import arrays_of, write_cache
 
 ROOT = Path(__file__).parents[1]
 QUICK = {"encoder": "tiny", "epochs": 2, "hidden": [[4]]}

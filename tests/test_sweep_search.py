@@ -17,7 +17,7 @@ from pipeline.sweep.ranges import Range, parse_range
 from pipeline.sweep.results import Results
 from pipeline.sweep.run import describe_searches
 from pipeline.sweep.spec import product_from, read_spec
-from tests.synthetic_caches import write_cache
+from tests.helpers.synthetic_caches import write_cache
 
 
 @pytest.fixture

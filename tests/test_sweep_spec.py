@@ -1,11 +1,11 @@
 """What a sweep is asked for: seeds, products, specifications in TOML."""
 
 import pytest
-from synthetic_caches import write_cache
 
 from pipeline.errors import CacheError, ConfigError, KanglueError, UnknownNameError
 from pipeline.sweep.run import plan
 from pipeline.sweep.spec import parse_seeds, product_from, read_spec
+from tests.helpers.synthetic_caches import write_cache
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import store_kit as kit
 
 from pipeline.store.checksum import lookup3
 from pipeline.store.hdf5 import Group, encode, superblock
 from pipeline.store.inspect import own_attributes
 from pipeline.store.parse import Bytes, check_encoding, parse
+from tests.helpers import store_kit as kit
 
 STRANGE_SIZES = (0, 1, 2, 7, 255, 256, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 10**12, 2**63 - 1, 2**63, 2**64 - 1)
 
