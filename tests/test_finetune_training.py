@@ -16,7 +16,8 @@ from pipeline.finetune.model import EncoderWithHead
 from pipeline.finetune.options import HEAD_DEFAULTS, encoder_training
 from pipeline.finetune.train import build, outputs, save_encoder, tokenise, train
 from pipeline.finetune.training import MARKER, FinetuneTrainer, Recipe, arguments, rate_groups, resume_point
-from pipeline.fit.data import FitData, fit_scaling, replicate
+from pipeline.fit.data import FitData, fit_scaling
+from pipeline.fit.split import replicate
 from pipeline.heads.resolve import resolve as resolve_head
 from pipeline.sources import Row
 from pipeline.tasks import own_task

@@ -6,7 +6,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
-from pipeline.fit.data import FitData, Scaling, fit_scaling, replicate
+from pipeline.fit.data import FitData, Scaling, fit_scaling
+from pipeline.fit.split import replicate
 from pipeline.models.caches import find_cache, load_data
 from tests.helpers.synthetic_caches import arrays_of, fit_data, task_of, write_cache
 

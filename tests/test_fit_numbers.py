@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pipeline.fit.data import replicate
 from pipeline.fit.engine import Epoch
 from pipeline.fit.native_engine import NativeEngine
 from pipeline.fit.predict import FirstLayer, outputs
+from pipeline.fit.split import replicate
 from pipeline.fit.train import train_pack
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from pipeline.fit import predict
-from pipeline.fit.data import replicate
 from pipeline.fit.predict import FirstLayer, outputs
+from pipeline.fit.split import replicate
 from pipeline.fit.train import train_pack
 from pipeline.heads.families import HEADS, build_network
 from pipeline.heads.forward import network_forward

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pipeline.explain.convert import head_outputs
 from pipeline.explain.prune import Goal
-from pipeline.fit.data import FitData, replicate
+from pipeline.fit.data import FitData
 from pipeline.fit.kan_train import standardised
+from pipeline.fit.split import replicate
 from pipeline.models.saved import SavedHead
 
 __all__ = ["Setting", "fidelity", "setting"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.explain.figures import refine_figure, svg
 from pipeline.explain.run import data_of
-from pipeline.fit.data import FitData, replicate
+from pipeline.fit.data import FitData
 from pipeline.fit.kan_forward import (
     depth,
     edge_values,
@@ -25,6 +25,7 @@ from pipeline.fit.kan_forward import (
 )  # fmt: skip
 from pipeline.fit.kan_train import optimise, standardised
 from pipeline.fit.predict import split_metrics
+from pipeline.fit.split import replicate
 from pipeline.fit.step import row_losses
 from pipeline.fit.train import train_pack
 from pipeline.heads.bases import spline_basis

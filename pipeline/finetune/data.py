@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pipeline.encode.tokens import Tokens
-from pipeline.fit.data import Replicate
+from pipeline.fit.split import Replicate
 
 __all__ = ["Collator", "EpochOrder", "TokenRows"]
 

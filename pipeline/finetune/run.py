@@ -157,7 +157,8 @@ def _train_and_store(
     from pipeline.device import resolve_device
     from pipeline.finetune.train import encoder_flops, metrics, save_encoder, tokenise, train
     from pipeline.finetune.training import Recipe, processes
-    from pipeline.fit.data import replicate, targets_of
+    from pipeline.fit.data import targets_of
+    from pipeline.fit.split import replicate
     from pipeline.sweep.executor import run_versions
     from pipeline.sweep.runner import store_cache
 

@@ -20,7 +20,8 @@ from pipeline.errors import DeviceError, EncoderError
 from pipeline.finetune.data import Collator, EpochOrder, TokenRows
 from pipeline.finetune.model import EncoderWithHead, Head, merge_lora, wrap_lora
 from pipeline.finetune.training import FinetuneTrainer, Recipe, arguments, resume_point, selection_score
-from pipeline.fit.data import FitData, replicate, targets_of
+from pipeline.fit.data import FitData, targets_of
+from pipeline.fit.split import replicate
 from pipeline.heads.families import build_network
 from pipeline.heads.starts import start
 from pipeline.progress import say

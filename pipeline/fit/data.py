@@ -1,4 +1,4 @@
-"""What a pack trains on: scaled features, targets, and each replicate's split and order of minibatches."""
+"""The rows that a pack trains on: scaled embeddings and targets."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,14 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
 from pipeline.fit.tokens import Tokens, parts_of
 from pipeline.tasks import Task
 
-__all__ = ["FitData", "Replicate", "Scaling", "fit_scaling", "replicate", "targets_of"]
-
-#: One row in ten of the training split selects epochs and hyper-parameters in the clean protocol.
-SELECTION_SHARE = 0.1
+__all__ = ["FitData", "Scaling", "fit_scaling", "targets_of"]
 
 
 @dataclass(frozen=True)
@@ -115,57 +111,3 @@ def targets_of(data: FitData, labels: np.ndarray) -> Tensor:
         return torch.from_numpy(labels.astype(np.int64))
     mean, spread = data.target_scale
     return torch.from_numpy(((labels - mean) / spread).astype(np.float32))
-
-
-@dataclass(frozen=True)
-class Replicate:
-    """What a seed fixes, the same for every family and hyper-parameter.
-
-    `train` and `selection` are row numbers of the training split; with selection on the validation split itself
-    (protocol `published`), `selection` is `None`.
-    """
-
-    seed: int
-    train: np.ndarray
-    selection: np.ndarray | None
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The training rows in the order of one epoch (from 0)."""
-        return np.random.default_rng((self.seed, epoch, 1)).permutation(self.train)
-
-
-def _strata(data: FitData) -> np.ndarray:
-    """The stratum of every training row: its class, or the decile of its target for regression."""
-    labels = data.labels["train"]
-    if data.task.labels is not None:
-        return labels.astype(np.int64)
-    if len(labels) < 20:  # of deciles with one row each nothing could be held out
-        parts = max(1, len(labels) // 2)
-        return np.searchsorted(np.quantile(labels, np.arange(1, parts) / parts), labels, side="right")
-    return np.searchsorted(np.quantile(labels, np.arange(0.1, 1, 0.1)), labels, side="right")
-
-
-def replicate(data: FitData, seed: int, protocol: str) -> Replicate:
-    """The replicate of a seed.
-
-    In the clean protocol a stratified tenth of the training rows is held out for selection: from each stratum a
-    tenth, rounded half up and at least one row where the stratum has two. Raises `ConfigError` where too few rows
-    are left.
-    """
-    rows = np.arange(len(data.labels["train"]))
-    if protocol == "published":
-        return Replicate(seed, rows, None)
-    strata = _strata(data)
-    generator = np.random.default_rng((seed, 0))
-    held = []
-    for stratum in np.unique(strata):
-        members = generator.permutation(rows[strata == stratum])
-        count = int(len(members) * SELECTION_SHARE + 0.5) or int(len(members) > 1)
-        held.append(members[:count])
-    selection = np.sort(np.concatenate(held))
-    train = np.setdiff1d(rows, selection)
-    if not len(selection) or not len(train):
-        raise ConfigError(
-            f"{data.task.name}: expected training rows enough to hold out a tenth, found {len(rows)}; embed more rows"
-        )
-    return Replicate(seed, train, selection)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.fit.data import FitData, Replicate, replicate
+from pipeline.fit.data import FitData
 from pipeline.fit.kan_forward import expand, forward, layer_of, penalty, start, update_grids
 from pipeline.fit.predict import split_metrics
+from pipeline.fit.split import Replicate, replicate
 from pipeline.fit.step import row_losses
 from pipeline.fit.train import Outcome
 from pipeline.heads.config import HeadConfig

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from pipeline.fit.attention import TokenSource
-from pipeline.fit.data import FitData, replicate, targets_of
+from pipeline.fit.data import FitData, targets_of
 from pipeline.fit.engine import Engine, Epoch
 from pipeline.fit.engines import ready_engine
 from pipeline.fit.predict import FirstLayer, first_layer, outputs, split_loss, split_metrics
+from pipeline.fit.split import replicate
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.extend import extend_grid
