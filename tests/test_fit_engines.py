@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
+from pipeline.fit import engines, predict
 from pipeline.fit.engines import ready_engine
 from pipeline.fit.native_engine import NativeEngine, supports
 from pipeline.heads.families import ACTIVATIONS, PACKABLE, build_network
@@ -83,7 +84,7 @@ def test_native_engine_takes_a_steep_switch(sharpness):
 
 
 def test_native_engine_expands_rows_that_are_not_kept_ready(monkeypatch):
-    monkeypatch.setattr("pipeline.fit.predict.EXPANSION_SHARE", 0.0)
+    monkeypatch.setattr(predict, "EXPANSION_SHARE", 0.0)
     found = difference(NativeEngine, case("effi_kan", batch_size=20))
     assert found["loss"] < 2e-5
     assert found["outputs"] < 1e-3
@@ -205,7 +206,7 @@ def test_kernels_that_do_not_fit_make_way_for_smaller_ones(fits, monkeypatch, ca
             assert given[2] == "training rows"
             return fits
 
-    monkeypatch.setattr("pipeline.fit.engines.choose_engine", lambda *_: Fused)
+    monkeypatch.setattr(engines, "choose_engine", lambda *_: Fused)
     config = resolve("effi_kan", seed=0, features="mean")
     found = ready_engine(build_network(config, 8, 2), [config], lambda: "training rows", torch.zeros(4))
     assert found.__name__ == ("Fused" if fits else "GraphedEngine")

@@ -1,6 +1,5 @@
 """The command line of stage two: documents, exit statuses, and one line for every mistake."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -12,9 +11,6 @@ import torch
 from click.testing import CliRunner
 
 import fit_heads
-import pipeline
-from pipeline.errors import CacheError
-from pipeline.store import open_cache
 from tests.helpers.synthetic_caches import write_cache
 
 ROOT = Path(__file__).parents[1]
@@ -256,31 +252,6 @@ def in_a_fresh_process(code, *arguments):
 def test_help_imports_nothing_heavy(arguments):
     done = in_a_fresh_process(LOOK, *arguments)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
-
-
-def test_importing_pipeline_is_light():
-    code = "import sys, pipeline; print(sorted(name for name in sys.modules if name.startswith('pipeline.')))"
-    done = in_a_fresh_process(code)
-    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
-    heavy = "import sys, pipeline; print(sorted({'torch', 'numpy', 'h5py', 'click'} & set(sys.modules)))"
-    assert in_a_fresh_process(heavy).stdout == "[]\n"
-
-
-@pytest.mark.parametrize("verb", ["fit", "sweep"])
-def test_fit_and_sweep_are_verbs_and_packages_at_once(tmp_path, verb):
-    importlib.import_module("pipeline.fit.train")
-    importlib.import_module("pipeline.sweep.run")
-    with pytest.raises(CacheError, match=r"embed\.py run rte"):
-        getattr(pipeline, verb)(task="rte", head="mlp", cache=tmp_path, results=tmp_path / "r.sqlite")
-    assert getattr(pipeline, verb).__path__
-
-
-def test_the_other_verbs_are_there_and_nothing_else():
-    assert pipeline.open_cache is open_cache
-    assert callable(pipeline.embed)
-    assert callable(pipeline.load_head)
-    with pytest.raises(AttributeError, match="no attribute 'fly'"):
-        _ = pipeline.fly
 
 
 def test_the_real_command_writes_json_and_nothing_else_to_standard_output(call, tmp_path):

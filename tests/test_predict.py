@@ -17,7 +17,7 @@ import fit_heads
 import pipeline
 from pipeline.encode.rows import Asked
 from pipeline.errors import EncoderError, ResultsError, SourceError
-from pipeline.predict import BLOCK_ROWS, Columns, Predictor, answer_lines, line_rows
+from pipeline.serve.predict import BLOCK_ROWS, Columns, Predictor, answer_lines, line_rows
 from pipeline.sources import open_source
 from pipeline.store import open_cache
 from pipeline.sweep.results import Results

@@ -29,7 +29,7 @@ def submit(as_json: bool, heads: tuple[str, ...], **options: Any) -> None:
     Example: python fit_heads.py submit --encoder minilm --fill --zip
     """
     from pipeline.progress import say
-    from pipeline.submit import submit as write
+    from pipeline.serve.submit import submit as write
 
     if options["fill"] and options["partial"]:
         raise click.UsageError("expected --fill or --partial, found both")

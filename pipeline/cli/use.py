@@ -53,7 +53,7 @@ def predict(
     from pipeline.encode.rows import Asked
     from pipeline.errors import SourceError
     from pipeline.models.saved import finetuned_encoder, load_head
-    from pipeline.predict import Columns, Predictor, answer_lines, line_rows, open_lines, row_of
+    from pipeline.serve.predict import Columns, Predictor, answer_lines, line_rows, open_lines, row_of
 
     loaded = load_head(head, results=results)
     if text is not None and not (text.strip() and (text_pair is None or text_pair.strip())):

@@ -1,7 +1,4 @@
-"""A trained head in use: texts in, labels and probabilities (or values) out, as a stream.
-
-Called, it is the verb `pipeline.predict(...)`.
-"""
+"""A trained head in use: texts in, labels and probabilities (or values) out, as a stream."""
 
 import contextlib
 import itertools
@@ -15,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import _verb
 from pipeline.encode.rows import Asked, RowEncoder
 from pipeline.errors import KanglueError, SourceError
 from pipeline.fit.tokens import Tokens
@@ -245,6 +241,3 @@ def predict(
 def row_of(texts: str | Sequence[str]) -> Row:
     """A text, or a pair of texts, as a row."""
     return Row(texts, None, -1) if isinstance(texts, str) else Row(texts[0], texts[1] if len(texts) > 1 else None, -1)
-
-
-_verb(__name__)

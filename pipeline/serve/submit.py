@@ -1,6 +1,6 @@
 """Files for GLUE's leaderboard: eleven TSVs with a header, from chosen heads on the test splits.
 
-Called, it is the verb `pipeline.submit(...)`. The format is GLUE's own (gluebenchmark.com, FAQ): a file a test set, a
+The format is GLUE's own (gluebenchmark.com, FAQ): a file a test set, a
 header `index<TAB>prediction`, rows in the test set's order counted from 0; words for MNLI, QNLI, RTE and AX, class
 numbers for the other classifications, a score from 0 to 5 for STS-B.
 """
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import _verb
 from pipeline.errors import CacheError, ConfigError, KanglueError, ResultsError
 from pipeline.fit.tokens import Tokens
 from pipeline.heads.config import TOKENS
-from pipeline.leaderboard import FILES, TestFile, constant, validate, words
 from pipeline.metrics import metric_value
 from pipeline.models.caches import assemble
 from pipeline.publish import publish
+from pipeline.serve.leaderboard import FILES, TestFile, constant, validate, words
 from pipeline.store import Cache, SplitView, open_cache
 from pipeline.store.schema import FINGERPRINT, difference
 from pipeline.sweep.results import Results
@@ -243,6 +242,3 @@ def _write(place: Path, files: Mapping[str, Sequence[str]], archive: bool) -> st
                     target.write(work / name, name)
             os.replace(work / packed.name, packed)
     return str(packed) if archive else None
-
-
-_verb(__name__)

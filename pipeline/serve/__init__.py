@@ -1,0 +1,1 @@
+"""Trained heads at work: predictions for texts, and GLUE's test files."""

@@ -1,0 +1,64 @@
+"""The package as Python sees it: verbs at the top, light to import, visible to editors and type checkers."""
+
+import ast
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline.errors import CacheError
+
+ROOT = Path(pipeline.__file__).parents[1]
+
+
+def fresh(code: str) -> str:
+    """What `code` prints in a new interpreter."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_is_light():
+    assert (
+        fresh("import sys, pipeline; print({'torch', 'numpy', 'h5py', 'click', 'rich'} & set(sys.modules))")
+        == "set()\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["fit", "sweep"])
+def test_a_verb_stays_a_verb_beside_the_package_of_its_name(tmp_path, verb):
+    importlib.import_module("pipeline.fit.train")
+    importlib.import_module("pipeline.sweep.run")
+    with pytest.raises(CacheError, match=r"embed\.py run rte"):
+        getattr(pipeline, verb)(task="rte", head="mlp", cache=tmp_path, results=tmp_path / "r.sqlite")
+
+
+def test_verbs_are_functions_in_whatever_order_modules_are_imported():
+    packages = sorted(f"pipeline.{path.name}" for path in Path(pipeline.__file__).parent.iterdir() if path.is_dir())
+    imports = "\n".join(f"import {name}" for name in packages if not name.endswith("__"))
+    code = f"import types, pipeline.export.write, pipeline.fit.train\n{imports}\nimport pipeline\n"
+    code += "print({name for name in pipeline.__all__ if isinstance(getattr(pipeline, name), types.ModuleType)})"
+    assert fresh(code) == "set()\n"
+
+
+def test_the_verbs_are_listed_and_nothing_else():
+    assert dir(pipeline) == sorted([*pipeline.__all__, "__version__"])
+    for name in pipeline.__all__:
+        assert inspect.getdoc(getattr(pipeline, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'fly'"):
+        _ = pipeline.fly
+
+
+def test_type_checkers_see_the_functions_that_run():
+    tree = ast.parse(Path(pipeline.__file__).read_text())
+    static = next(node for node in tree.body if isinstance(node, ast.If)).body
+    seen = {alias.name: node.module for node in static for alias in node.names}
+    assert set(seen) == set(pipeline.__all__)
+    for name, module in seen.items():
+        assert getattr(importlib.import_module(module), name) is getattr(pipeline, name)
