@@ -71,8 +71,8 @@ def fit(
     product = product_from(table, "fit")
     for name, values in product.options.items():
         if not isinstance(values, tuple) or len(values) > 1:
-            hint = "; give --grid-epochs for a grid that grows" if name == "grid" else ""
-            raise ConfigError(f"--{name.replace('_', '-')}: expected one value, found {values}{hint}")
+            hint = "; give `grid_epochs` for a grid that grows" if name == "grid" else ""
+            raise ConfigError(f"`{name}`: expected one value, found {values}{hint}")
     done = run_sweep(
         [product],
         cache=Path(cache),
@@ -126,4 +126,4 @@ def _log(spec: str | None, results: str | Path) -> Any:
 
 def _tell_nothing_logged(spec: str | None, done: SweepResult) -> None:
     if spec is not None and not done.trained:
-        say("--log: heads are logged as they are trained; none was trained now, so nothing was logged")
+        say("log: heads are logged as they are trained; none was trained now, so nothing was logged")

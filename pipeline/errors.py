@@ -1,7 +1,8 @@
 """One small hierarchy of exceptions.
 
 The command lines turn every :class:`KanglueError` into one line on standard error and exit status 1, so each message
-says what was expected, what was found (file and line where there is one) and what to do.
+says what was expected, what was found (file and line where there is one) and what to do. Messages name options as
+Python does, between backticks: `` `grid_epochs` ``, `` `scale='none'` ``; the command lines turn them into flags.
 """
 
 

@@ -11,10 +11,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 import pipeline
-from pipeline.errors import CacheError
+from pipeline.cli.common import with_flags
+from pipeline.errors import CacheError, ConfigError
 from pipeline.optional import EXTRAS
 
 ROOT = Path(pipeline.__file__).parents[1]
@@ -66,6 +68,18 @@ def test_type_checkers_see_the_functions_that_run():
     assert set(seen) == set(pipeline.__all__)
     for name, module in seen.items():
         assert getattr(importlib.import_module(module), name) is getattr(pipeline, name)
+
+
+def test_an_error_names_options_as_python_does_and_a_command_as_flags(tmp_path):
+    with pytest.raises(ConfigError, match=r"^`lr`: expected one value, found \(0\.1, 0\.2\)$"):
+        pipeline.fit("rte", head="mlp", lr=[0.1, 0.2], cache=tmp_path)
+    option = click.Option
+    command = click.Command(
+        "x", params=[option(["--grid-epochs"]), option(["--text", "text_column"]), option(["--force"], is_flag=True)]
+    )
+    message = "`grid_epochs`: give `text_column='a b'`, `force=True` or run `pip install x`; `mean` is no option"
+    expected = "--grid-epochs: give --text a b, --force or run `pip install x`; `mean` is no option"
+    assert with_flags(command, message) == expected
 
 
 def imported() -> set[str]:

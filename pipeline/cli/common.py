@@ -6,6 +6,7 @@ result to :func:`emit`. Exit status: 0 done, 1 a :class:`~pipeline.errors.Kanglu
 """
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline import __version__
 from pipeline.errors import KanglueError
 from pipeline.optional import EXTRAS, MissingPackageError
 
-__all__ = ["KanglueCommand", "KanglueGroup", "comma_separated", "emit"]
+__all__ = ["KanglueCommand", "KanglueGroup", "comma_separated", "emit", "with_flags"]
 
 
 class KanglueCommand(click.Command):
@@ -44,7 +45,7 @@ class KanglueCommand(click.Command):
         except KeyboardInterrupt:
             _fail(self.resumes, 130)
         except KanglueError as error:
-            _fail(f"error: {error}", 1)
+            _fail(f"error: {with_flags(self, str(error))}", 1)
         except Exception as error:
             module = (getattr(error, "name", None) or "").partition(".")[0]
             if isinstance(error, ModuleNotFoundError) and any(module in modules for modules in EXTRAS.values()):
@@ -70,6 +71,24 @@ class KanglueGroup(click.Group):
 def comma_separated(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:  # noqa: ARG001
     """A click callback: `a,b` becomes `("a", "b")`; nothing given stays `None`."""
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def with_flags(command: click.Command, message: str) -> str:
+    """A message of the library with its options as this command spells them.
+
+    The library names options as Python does: `` `grid_epochs` `` becomes `--grid-epochs`, `` `scale='none'` `` becomes
+    `--scale none`, and `` `force=True` `` becomes `--force`. Other text between backticks stays.
+    """
+    options = {option.name: option for option in command.params if isinstance(option, click.Option)}
+
+    def flag(match: re.Match[str]) -> str:
+        option = options.get(match["name"])
+        if option is None:
+            return match[0]
+        name = max(option.opts, key=len)
+        return name if option.is_flag or match["value"] is None else f"{name} {match['value'].strip(chr(39))}"
+
+    return re.sub(r"`(?P<name>\w+)(?:=(?P<value>[^`]*))?`", flag, message)
 
 
 def emit(document: Any, as_json: bool, text: str | None = None) -> None:
