@@ -3,7 +3,6 @@
 `LOGS` names the trackers that `--log NAME[:DIR]` takes. Each is an optional extra and writes below one folder only.
 """
 
-import json
 import logging
 import math
 import os
@@ -17,7 +16,9 @@ from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.optional import require
+from pipeline.paths import child
 from pipeline.sweep.results import SELECTION
+from pipeline.text import json_text
 
 __all__ = ["LOGS", "Log", "open_log"]
 
@@ -87,9 +88,11 @@ class _TensorBoard:
     def __call__(self, record: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        place = self._folder / record["task"] / record["encoder"] / _title(record)
+        place = self._folder
+        for name in (record["task"], record["encoder"], _title(record)):
+            place = child(place, name, "--log")
         with SummaryWriter(str(place), max_queue=1000, flush_secs=3600) as writer:
-            writer.add_text("config", f"```json\n{json.dumps(record['config'], indent=2)}\n```")
+            writer.add_text("config", f"```json\n{json_text(record['config'], indent=2)}\n```")
             for name, value, epoch in scalars(record):
                 writer.add_scalar(name, value, epoch)
 
@@ -152,7 +155,9 @@ class _Mlflow:
         if task not in self._experiments:
             found = self._client.get_experiment_by_name(task)
             self._experiments[task] = (
-                self._client.create_experiment(task, artifact_location=(self._folder / "artifacts" / task).as_uri())
+                self._client.create_experiment(
+                    task, artifact_location=child(self._folder / "artifacts", task, "--log").as_uri()
+                )
                 if found is None
                 else found.experiment_id
             )

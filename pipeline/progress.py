@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from pipeline.text import printable, terminal
+
 __all__ = ["Bar", "PackProgress", "SweepProgress", "bar", "say", "sweep_progress"]
 
 #: Seconds between a sweep's lines where standard error is not a terminal.
@@ -20,7 +22,7 @@ SHARE, SETTLED = 0.02, 60.0
 
 def say(text: str) -> None:
     """One line for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 class Bar(Protocol):
@@ -54,10 +56,9 @@ class _Rich:
 
 @contextmanager
 def _live(*columns: Any) -> Iterator[Any]:
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(*columns, console=Console(stderr=True), transient=True) as live:
+    with Progress(*columns, console=terminal(stderr=True), transient=True) as live:
         yield live
 
 
@@ -69,7 +70,7 @@ def bar(text: str, total: int | None, unit: str) -> Iterator[Bar]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with _live(*columns, TimeRemainingColumn(elapsed_when_finished=True)) as live:
         yield _Rich(live, live.add_task(text, total=total))
 
@@ -172,7 +173,7 @@ def sweep_progress(heads: int, work: float) -> Iterator[SweepProgress]:
         return
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
-    with _live(BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}")) as live:
+    with _live(BarColumn(bar_width=20), TaskProgressColumn(), TextColumn("{task.description}", markup=False)) as live:
         task: Any = live.add_task(f"{heads:,} heads", total=1.0)
         yield SweepProgress(heads, work, lambda line, share: live.update(task, completed=share, description=line))
 

@@ -10,8 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.fit.data import FitData, Scaling
 from pipeline.fit.optimiser import PackedAdamW
 from pipeline.fit.train import train_pack
-from pipeline.heads.config import HeadConfig
-from pipeline.heads.resolve import resolve
+from pipeline.heads.resolve import read_config, resolve
 from pipeline.heads.schedule import stages
 from pipeline.sweep.spec import product_from
 from pipeline.tasks import TASKS
@@ -33,7 +32,7 @@ def test_a_schedule_is_one_heads_stages():
     found = config(grid=(5, 10, 20), grid_epochs=(10, 5, 3))
     assert (found.grid, found.earlier_grids, found.grid_epochs, found.epochs) == (20, (5, 10), (10, 5, 3), 18)
     assert stages(found) == {0: 5, 10: 10, 15: 20}
-    assert HeadConfig.from_json(found.to_json()) == found
+    assert read_config(found.to_json()) == found
     assert config(grid=(7,), grid_epochs=(4,)) == config(grid=7, epochs=4)
     assert stages(config("fast_kan")) == {0: None}
     # Every family of a sweep trains for as long.

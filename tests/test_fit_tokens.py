@@ -20,11 +20,11 @@ from pipeline.fit.step import TrainingStep, row_losses
 from pipeline.fit.tokens import CHUNK_ROWS, Tokens, pooled_tokens
 from pipeline.fit.train import train_pack
 from pipeline.heads.bases import EXPANSIONS
-from pipeline.heads.config import POOLS, TRAINED_POOLS, HeadConfig
+from pipeline.heads.config import POOLS, TRAINED_POOLS
 from pipeline.heads.cost import POOL_TOKENS, parameters, product_flops
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import expand, network_forward
-from pipeline.heads.resolve import resolve
+from pipeline.heads.resolve import read_config, resolve
 from pipeline.heads.starts import starts
 from pipeline.models.caches import find_cache, load_data
 from pipeline.store import open_cache
@@ -71,7 +71,7 @@ def test_the_pool_belongs_to_the_name_of_heads_over_tokens_alone():
             (None, "mean", "max")}  # fmt: skip
     assert over[None] == over["mean"] != over["max"]
     assert over["max"].to_json()["token_pool"] == "max"
-    assert HeadConfig.from_json(over["max"].to_json()) == over["max"]
+    assert read_config(over["max"].to_json()) == over["max"]
     assert "token_pool" not in resolve("mlp", seed=0, features="mean", options={"token_pool": "max"}).to_json()
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 
-from pipeline.errors import ConfigError, UnknownNameError
-from pipeline.heads.config import HeadConfig, identity
-from pipeline.heads.resolve import resolve, unused
+from pipeline.errors import ConfigError, KanglueError, UnknownNameError
+from pipeline.heads.config import identity
+from pipeline.heads.resolve import read_config, resolve, unused
 
 ALWAYS = {"epochs", "batch_size", "lr", "weight_decay", "clip", "scale", "starts"}
 USED = {
@@ -100,7 +101,7 @@ def test_a_later_option_counts_only_where_it_is_not_the_default(head, option):
     assert option not in plain.to_json()
     assert changed.to_json() == plain.to_json() | {option: LATER[head][option]}
     assert identity(changed, "") != identity(plain, "")
-    assert HeadConfig.from_json(changed.to_json()) == changed
+    assert read_config(changed.to_json()) == changed
 
 
 def test_a_familys_own_default_given_aloud_names_the_same_head():
@@ -141,13 +142,48 @@ def test_whole_numbers_and_floats_name_the_same_head():
 def test_a_configuration_survives_json(head, clip):
     found = config(head, clip=clip, seed=3)
     text = json.dumps(found.to_json(), allow_nan=False)
-    assert HeadConfig.from_json(json.loads(text)) == found
+    assert read_config(json.loads(text)) == found
     assert set(found.to_json()) == USED[head] | {"head", "protocol", "seed", "features"}
 
 
-def test_a_later_versions_option_is_refused():
-    with pytest.raises(ConfigError, match="wavelet"):
-        HeadConfig.from_json(config().to_json() | {"wavelet": 3})
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"wavelet": 3}, "wavelet"),
+        ({"head": "nope"}, "expected one of linear"),
+        ({"head": ["mlp"]}, "an object with head"),
+        ({"sharpness": "0) + __import__('os').system('x"}, "expected a number, found"),
+        ({"sharpness": math.nan}, "a number"),
+        ({"centres": 10**400}, "expected a whole number"),
+        ({"centres": 1}, "at least 2"),
+        ({"centres": 8.5}, "whole"),
+        ({"centres": 8.0}, None),
+        ({"hidden": [64, "64"]}, "whole"),
+        ({"hidden": {"a": 1}}, "whole"),
+        ({"seed": -1}, "seed"),
+        ({"grid_range": [1, -1]}, "low,high"),
+        ({"order": 3}, "nothing"),
+        ({"seed": None}, "seed"),
+        ({"seed": True}, "whole"),
+        ({"epochs": None}, "epochs"),
+        ({"clip": "nan"}, "a number"),
+        ({"features": 3}, "an object with head"),
+    ],
+)
+def test_a_configuration_from_a_file_is_checked_like_a_users(change, words):
+    document = json.loads(json.dumps(config("faster_kan").to_json())) | change
+    if words is None:
+        assert read_config(document) == config("faster_kan")
+    else:
+        with pytest.raises(KanglueError, match=re.escape(words)):
+            read_config(document)
+
+
+def test_a_configuration_that_lacks_an_option_is_refused():
+    whole = config("effi_kan").to_json()
+    for name in whole:
+        with pytest.raises(KanglueError):
+            read_config({key: value for key, value in whole.items() if key != name})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from pipeline.encode.rows import Asked
 from pipeline.errors import EncoderError, ResultsError, SourceError
 from pipeline.serve.predict import BLOCK_ROWS, Columns, Predictor, answer_lines, line_rows
 from pipeline.sources import open_source
-from pipeline.store import open_cache
 from pipeline.sweep.results import Results
 
 ROOT = Path(__file__).parents[1]
@@ -216,7 +215,7 @@ def test_keep_going_answers_every_line(place):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("nope", "a"), 1, "head 'nope': expected a head's folder or an id in"),
+        (("nope", "a"), 1, "head 'nope': expected a folder or an id in"),
         (("mrpc", "a"), 1, "text: expected two texts, as mrpc has, found one"),
         (("cola", "a", "b"), 1, "text: expected one text, as cola has, found two"),
         (("mrpc", " ", "b"), 1, "expected a text, found an empty one"),
@@ -340,15 +339,3 @@ def test_the_real_command_in_a_pipe(place):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 2, 3]
-
-
-def test_old_heads_without_a_word_on_pairs(place, tmp_path):
-    """Heads saved before `pair` stood in the provenance: GLUE's tasks tell themselves."""
-    name = place[2]["mrpc", "mean"]
-    folder = Path(shutil.copytree(place[0] / "heads" / name, tmp_path / name))
-    document = json.loads((folder / "config.json").read_text())
-    del document["provenance"]["pair"]
-    (folder / "config.json").write_text(json.dumps(document))
-    assert Predictor(pipeline.load_head(folder), Asked(str(place[1])), "cpu").pair is True
-    with open_cache(place[0] / "cache" / document["provenance"]["encoder"] / "mrpc.limit90.h5") as cache:
-        assert cache.fingerprint == document["provenance"]["fingerprint"]

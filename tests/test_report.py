@@ -280,7 +280,7 @@ def test_learned_functions_are_those_of_the_layer(tmp_path):
     results = tmp_path / "runs/results.sqlite"
     done = pipeline.sweep(task=["rte"], head=["effi_kan"], encoder="tiny", epochs=2, hidden=[[2]], spline_scaler=True,
                           cache=tmp_path / "cache", results=results, device="cpu")  # fmt: skip
-    learned = activations.learned_functions(tmp_path / "runs/heads" / done.ids[0], "rte")
+    learned = activations.learned_functions(tmp_path / "runs/results.sqlite", done.ids[0], "rte")
     assert sorted(learned.names) == [f"{i} → {o}" for i in range(3) for o in range(2)]
     head = pipeline.load_head(done.ids[0], results=results)
     tensors = {name: one.unsqueeze(0) for name, one in layer_tensors(head.tensors, 0).items()}
@@ -301,7 +301,7 @@ def test_a_kans_functions_are_those_of_pykans_first_layer(tmp_path):
     results = tmp_path / "runs/results.sqlite"
     done = pipeline.sweep(task=["rte"], head=["kan"], encoder="tiny", epochs=2, hidden=[[2]],
                           cache=tmp_path / "cache", results=results, device="cpu")  # fmt: skip
-    learned = activations.learned_functions(tmp_path / "runs/heads" / done.ids[0], "rte")
+    learned = activations.learned_functions(tmp_path / "runs/results.sqlite", done.ids[0], "rte")
     assert sorted(learned.names) == [f"{i} → {o}" for i in range(3) for o in range(2)]
     tensors = pipeline.load_head(done.ids[0], results=results).tensors
     layer = layer_of(tensors, 0)

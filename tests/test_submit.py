@@ -232,7 +232,7 @@ def test_ax_needs_the_encoder_of_mnlis_head(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (("nope",), 1, "head 'nope': expected a head's folder or an id"),
+        (("nope",), 1, "head 'nope': expected a folder or an id"),
         (("--out", "FILE", "--partial"), 1, "expected a new folder, found other things there"),
         (("--fill", "--partial"), 2, "expected --fill or --partial, found both"),
         (("--results", "none.sqlite"), 1, "none.sqlite: expected a results database, found nothing"),

@@ -1,9 +1,12 @@
 """`fit_heads.py bench`: how fast heads train here, against other packages."""
 
+import sys
+
 import click
 
-from pipeline.cli.common import KanglueCommand, emit
+from pipeline.cli.common import KanglueCommand, echo, emit
 from pipeline.cli.options import cache_option, device_option, results_option
+from pipeline.text import terminal
 
 __all__ = ["bench"]
 
@@ -28,9 +31,7 @@ def bench(as_json: bool, quick: bool, device: str, cache: str, results: str) -> 
     document = measure(device=device, quick=quick)
     emit(document, as_json)
     if not as_json:
-        from rich.console import Console
-
-        Console(width=None if Console().is_terminal else 120).print(render(document))
+        terminal(width=None if sys.stdout.isatty() else 120).print(render(document))
         for name in ("speedup_vs_efficient_kan_batch4", "speedup_vs_efficient_kan_batch64"):
             for full in (name, f"{name}_without_scaler"):
-                click.echo(f"{full}: {document[full]:.1f}" if document[full] else f"{full}: not measured")
+                echo(f"{full}: {document[full]:.1f}" if document[full] else f"{full}: not measured")

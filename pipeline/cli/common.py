@@ -5,7 +5,6 @@ result to :func:`emit`. Exit status: 0 done, 1 a :class:`~pipeline.errors.Kanglu
 130 interrupted.
 """
 
-import json
 import re
 import sys
 from typing import Any
@@ -15,8 +14,9 @@ import click
 from pipeline import __version__
 from pipeline.errors import KanglueError
 from pipeline.optional import EXTRAS, MissingPackageError
+from pipeline.text import json_text, printable
 
-__all__ = ["KanglueCommand", "KanglueGroup", "comma_separated", "emit", "with_flags"]
+__all__ = ["KanglueCommand", "KanglueGroup", "comma_separated", "echo", "emit", "with_flags"]
 
 
 class KanglueCommand(click.Command):
@@ -94,11 +94,16 @@ def with_flags(command: click.Command, message: str) -> str:
 def emit(document: Any, as_json: bool, text: str | None = None) -> None:
     """Write a command's result to standard output: `document` as JSON, or else `text` where there is any."""
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        echo(json_text(document, indent=2))
     elif text:
-        click.echo(text)
+        echo(text)
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Write a text for people, or JSON, with nothing in it that a terminal would act on."""
+    click.echo(printable(text), err=err, nl=nl)
 
 
 def _fail(line: str, status: int) -> None:
-    click.echo(" ".join(line.split()), err=True)
+    echo(" ".join(line.split()), err=True)
     sys.exit(status)

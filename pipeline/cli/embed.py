@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import KanglueCommand, KanglueGroup, comma_separated, emit
+from pipeline.cli.common import KanglueCommand, KanglueGroup, comma_separated, echo, emit
 
 __all__ = ["main"]
 
@@ -159,7 +159,7 @@ def verify(files: tuple[Path, ...], as_json: bool) -> None:
     emit({"good": good, "files": [report.document() for report in reports]}, as_json, verify_table(reports))
     for report in reports:
         if not report.good:
-            click.echo(f"error: {report.fault}", err=True)
+            echo(f"error: {report.fault}", err=True)
     if not good:
         raise click.exceptions.Exit(1)
 
@@ -183,9 +183,9 @@ def prune(cache: Path, results: tuple[Path, ...], damaged: bool, yes: bool, as_j
 
     found = find_prunable(cache, results, damaged=damaged)
     left = [] if damaged else [one for one in list_caches(cache) if one["state"] == "damaged"]
-    click.echo(prune_table(found), err=True)
+    echo(prune_table(found), err=True)
     for one in left:
-        click.echo(f"left where it is, --damaged removes it: {one['fault']}", err=True)
+        echo(f"left where it is, --damaged removes it: {one['fault']}", err=True)
     agreed = bool(found) and (yes or click.confirm("Remove these?", err=True))
     removed = remove(found) if agreed else []
     document = [{"path": str(one.path), "bytes": one.bytes, "reason": one.reason} for one in removed]

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import KanglueCommand, comma_separated, emit
+from pipeline.cli.common import KanglueCommand, comma_separated, echo, emit
 from pipeline.cli.options import (
     cache_option,
     device_option,
@@ -53,7 +53,7 @@ def run(as_json: bool, **options: Any) -> None:
     if not as_json:
         from pipeline.sweep.table import describe
 
-        click.echo(describe(document))
+        echo(describe(document))
 
 
 @click.command(cls=KanglueCommand)

@@ -2,12 +2,16 @@
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.common import KanglueCommand, comma_separated, emit
+from pipeline.cli.common import KanglueCommand, comma_separated, echo, emit
 from pipeline.cli.options import cache_option, given, results_option
+from pipeline.text import csv_cell, terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["show", "table"]
 
@@ -80,32 +84,29 @@ def show(results: str, where: dict[str, Any], **counts: Any) -> None:
         console = _console()
         console.print(render(lines, width=console.width))
     else:
-        click.echo(f"{results}: no heads" + (" that match" if where else " yet"))
+        echo(f"{results}: no heads" + (" that match" if where else " yet"))
 
 
 def _write_csv(names: list[str], rows: Any) -> None:
     import csv
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows)
+    writer.writerow(map(csv_cell, names))
+    writer.writerows([csv_cell(cell) for cell in row] for row in rows)
 
 
 def _print(names: list[str], rows: Any) -> None:
     from rich.table import Table
-    from rich.text import Text
 
     shown = Table()
     for name in names:
-        shown.add_column(Text(name))
+        shown.add_column(name)
     for row in rows:
-        shown.add_row(*("" if value is None else Text(str(value)) for value in row))
+        shown.add_row(*("" if value is None else str(value) for value in row))
     _console().print(shown)
 
 
-def _console() -> Any:
+def _console() -> "Console":
     """As wide as the terminal or as COLUMNS says; in a file or a pipe as wide as it takes."""
-    from rich.console import Console
-
     # Not rich's own idea of a terminal, which colours that are forced (FORCE_COLOR in CI) change.
-    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=UNLIMITED)
+    return terminal() if sys.stdout.isatty() or "COLUMNS" in os.environ else terminal(width=UNLIMITED)

@@ -1,13 +1,13 @@
 """`fit_heads.py predict`, `export` and `load`: trained heads at work."""
 
-import json
 import sys
 from typing import Any
 
 import click
 
-from pipeline.cli.common import KanglueCommand, emit
+from pipeline.cli.common import KanglueCommand, echo, emit
 from pipeline.cli.options import Numbers, cache_option, device_option, results_option
+from pipeline.text import json_text
 
 __all__ = ["export", "load", "predict"]
 
@@ -66,20 +66,20 @@ def predict(
             answer = predictor([row])[0]
             about = {"head": loaded.id, "task": loaded.provenance["task"]}
             if jsonl:
-                click.echo(json.dumps(about | answer.document(), ensure_ascii=False))
+                echo(json_text(about | answer.document()))
             else:
                 emit(about | answer.document(), as_json, answer.line())
             return
         rows = line_rows(lines, name, predictor, Columns(text_key, pair_key))
         faulty = 0
-        write = ArrayWriter() if as_json else click.echo
+        write = ArrayWriter() if as_json else echo
         try:
             for place, answer in answer_lines(predictor, rows, keep_going=keep_going, live=live):
                 fault = isinstance(answer, SourceError)
                 faulty += fault
                 document = place | ({"error": str(answer)} if fault else answer.document())
                 line = f"error\t{answer}" if fault else answer.line()
-                write(json.dumps(document, ensure_ascii=False) if as_json or jsonl else line)
+                write(json_text(document) if as_json or jsonl else line)
         finally:
             if as_json:
                 write.close()
@@ -94,12 +94,12 @@ class ArrayWriter:
         self._before = "["
 
     def __call__(self, document: str) -> None:
-        click.echo(f"{self._before}\n  {document}", nl=False)
+        echo(f"{self._before}\n  {document}", nl=False)
         self._before = ","
 
     def close(self) -> None:
         """End the array."""
-        click.echo("[]" if self._before == "[" else "\n]")
+        echo("[]" if self._before == "[" else "\n]")
 
 
 @click.command(cls=KanglueCommand)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.text import terminal
+
 if TYPE_CHECKING:
     from pipeline.encode.run import EmbedResult
     from pipeline.store import Prunable, Report
@@ -15,7 +17,6 @@ __all__ = ["bench_text", "info_text", "list_table", "prune_table", "run_table", 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> str:
     """A table as text: the first `left` columns to the left, the others to the right."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     grid = Table(box=SIMPLE, show_edge=False, pad_edge=False)
@@ -25,7 +26,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 
         grid.add_row(*(str(cell) for cell in row))
     out = io.StringIO()
     # As wide as it has to be: a pipe has no width, and a cut file name is of no use.
-    Console(file=out, width=1000).print(grid, end="")
+    terminal(file=out, width=1000).print(grid, end="")
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

@@ -6,7 +6,6 @@ backward transfer, the mean over i < T of A[T, i] - A[i, i]. The last part canno
 zero by definition and is left out.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from pipeline.models.caches import find_cache, load_data
 from pipeline.progress import say
 from pipeline.sweep.spec import parse_seeds
 from pipeline.tasks import own_task
+from pipeline.text import json_text
 
 __all__ = ["SCENARIOS", "continual", "continual_text", "measures", "peaks_data"]
 
@@ -191,7 +191,7 @@ def continual(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "continual.svg").write_text(svg(continual_figure(document)), encoding="utf-8")
     document["folder"] = str(folder)
-    (folder / "continual.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / "continual.json").write_text(json_text(document, indent=2), encoding="utf-8")
     return document
 
 

@@ -1,6 +1,5 @@
 """Grid extension: a head's function carried to finer grids, with its error before and after (arXiv 2404.19756)."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +31,7 @@ from pipeline.heads.bases import spline_basis
 from pipeline.heads.extend import extend_grid
 from pipeline.heads.forward import network_forward
 from pipeline.models.saved import SavedHead
+from pipeline.text import json_text
 
 __all__ = ["finer", "refine", "refine_text"]
 
@@ -109,7 +109,7 @@ def refine(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "refine.svg").write_text(svg(refine_figure(document)), encoding="utf-8")
     document["folder"] = str(folder)
-    (folder / "refine.json").write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / "refine.json").write_text(json_text(document, indent=2), encoding="utf-8")
     return document
 
 

@@ -27,6 +27,7 @@ from pipeline.models.caches import find_cache, load_data
 from pipeline.models.saved import SavedHead
 from pipeline.progress import say
 from pipeline.sweep.results import Results
+from pipeline.text import json_text
 
 __all__ = ["data_of", "explain", "input_names"]
 
@@ -233,5 +234,5 @@ def explain(
     (folder / "index.html").write_text(page(work.document, work.pictures), encoding="utf-8")
     work.document["files"] += ["explain.json", "index.html"]
     work.document["folder"] = str(folder)
-    (folder / "explain.json").write_text(json.dumps(work.document, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / "explain.json").write_text(json_text(work.document, indent=2), encoding="utf-8")
     return work.document

@@ -1,6 +1,5 @@
 """A model card: what a head is, how good, how sure that is, how it was made, how it is used, and where it ends."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from pipeline.metrics import metric_value
 from pipeline.models.saved import SavedHead
 from pipeline.sweep.results import Results
+from pipeline.text import json_text
 
 __all__ = ["card"]
 
@@ -148,7 +148,7 @@ def _training(head: SavedHead, stored: Mapping[str, Any] | None) -> str:
             f"Epoch {stored['epoch']} of {config['epochs']} was chosen; {stored['train_rows']:,} labelled rows; "
             f"{stored['fit_seconds']:.2f} s on {stored.get('device', 'this machine')}."
         )
-    return " ".join(lines) + f"\n\n```json\n{json.dumps(config, indent=2)}\n```"
+    return " ".join(lines) + f"\n\n```json\n{json_text(config, indent=2)}\n```"
 
 
 def _scaling_words(head: SavedHead, package: str | None) -> str:

@@ -1,7 +1,7 @@
 """Weights in: an exported folder, or an original package's state dict, becomes a head that predicts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,20 +10,29 @@ import numpy as np
 from pipeline.errors import ConfigError, ResultsError, UnknownNameError
 from pipeline.export.packages import PACKAGES, Parsed, from_package
 from pipeline.export.torch_file import from_state
-from pipeline.export.write import document_of, tensors_sha256
 from pipeline.fit.data import Scaling, fit_scaling
-from pipeline.hashing import hash_json
 from pipeline.heads.config import HeadConfig, identity
 from pipeline.heads.families import build_network
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.resolve import resolve
 from pipeline.models.caches import CacheRef, find_cache, load_data
-from pipeline.models.saved import SavedHead, heads_folder, store_head
+from pipeline.models.document import read_document
+from pipeline.models.saved import (
+    SavedHead,
+    check_finite,
+    check_shapes,
+    head_folder,
+    head_sha256,
+    heads_folder,
+    read_head,
+    read_tensors,
+    store_head,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LoadedHead", "load_weights", "read_state"]
+__all__ = ["LoadedHead", "load_weights"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def load_weights(
     if path.is_dir():
         if head or task:
             raise ConfigError(f"{path}: expected no --head and --task beside an exported folder, which knows them")
-        made, metrics = _from_folder(path), {}
+        made, metrics = _from_folder(path, Path(results)), {}
     else:
         made, metrics = _from_file(path, head, task, encoder, features, scale, sharpness, Path(cache))
     folder = heads_folder(Path(results))
@@ -76,61 +85,54 @@ def load_weights(
     )
 
 
-def read_state(file: Path) -> "dict[str, Tensor]":
-    """The tensors of a safetensors file; `ResultsError` for anything else, pickled weights above all."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not file.is_file():
-        raise ResultsError(f"{file}: expected a safetensors file, found nothing; export the head again")
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        pickled = file.read_bytes()[:2] in (b"PK", b"\x80\x02")
-        hint = (
-            "pickled weights are never loaded: save the state dict with safetensors.torch.save_file"
-            if pickled
-            else "write it again"
-        )
-        raise ResultsError(f"{file}: expected a whole safetensors file ({error}); {hint}") from error
-
-
-def _from_folder(folder: Path) -> SavedHead:
-    document = document_of(folder)
-    form = document["format"]
-    if form == "onnx":
+def _from_folder(folder: Path, results: Path) -> SavedHead:
+    about = read_document(folder)
+    if about.format == "onnx":
         raise ResultsError(
             f"{folder}: expected an export as torch or safetensors, found ONNX, which keeps no weights by name; export "
             "the head again in one of these"
         )
-    try:
-        config = HeadConfig.from_json(document["config"])
-        network = build_network(config, document["inputs"], document["outputs"])
-        labels = document["labels"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ResultsError(f"{folder / 'config.json'}: expected an exported head's ({error!r})") from error
-    if form == "safetensors" and config.head in PACKAGES:
+    if about.format not in ("torch", "safetensors"):
+        raise ResultsError(f"{folder / 'config.json'}: expected an exported head's, found no format in it")
+    config, network = about.config, about.network
+    if about.format == "safetensors" and config.head in PACKAGES:
         tensors = _package_tensors(folder / "model.safetensors", config, network)
-        scaling = read_state(folder / "scaling.safetensors") if config.scale != "none" else {}
+        scaling = read_tensors(folder / "scaling.safetensors") if config.scale != "none" else {}
     else:
-        file = folder / ("model.safetensors" if form == "safetensors" else "head.safetensors")
-        state = read_state(file)
+        file = folder / ("model.safetensors" if about.format == "safetensors" else "head.safetensors")
+        state = read_tensors(file)
+        scaling = {name: state.pop(name) for name in ("shift", "factor") if name in state}
         tensors = from_state(network, state)
-        scaling = {name: state[name] for name in ("shift", "factor") if name in state}
-        _check_state(network, tensors, len(state) - len(scaling), file)
-    about = dict(document["provenance"])
-    name = document["id"]
-    if tensors_sha256(tensors) != document.get("tensors_sha256"):
-        about["loaded_from"] = folder.resolve().name
-        name = _identity(config, about["fingerprint"], tensors)
-    return SavedHead(
-        name, config, network, tensors, _scaling(config.scale, scaling, network.inputs, folder),
-        tuple(document["target_scale"]), None if labels is None else tuple(labels), about,
+        check_shapes(tensors, network.shapes() | network.buffers(), file)
+        if len(state) != len(tensors):
+            raise ResultsError(
+                f"{file}: expected {len(tensors)} weights, found {len(state)}; the others belong to no layer"
+            )
+    check_finite(tensors | scaling, folder)
+    head = SavedHead(
+        about.id, config, network, tensors, _scaling(config.scale, scaling, network.inputs, folder),
+        about.target_scale, about.labels, about.provenance,
     )  # fmt: skip
+    head = replace(head, id=head.own_id)
+    return head if _is_known(head, results) else _loaded(head, folder.resolve().name)
+
+
+def _loaded(head: SavedHead, source: str) -> SavedHead:
+    """The head under a name of its weights' own, since nothing proves that they were trained as it says."""
+    head = replace(head, provenance=dict(head.provenance) | {"loaded_from": source})
+    return replace(head, id=head.own_id)
+
+
+def _is_known(head: SavedHead, results: Path) -> bool:
+    """Whether the results have this very head, weights and all."""
+    try:
+        return head_sha256(read_head(head_folder(results, head.id))) == head_sha256(head)
+    except ResultsError:
+        return False
 
 
 def _package_tensors(file: Path, config: HeadConfig, network: NetworkSpec) -> "dict[str, Tensor]":
-    parsed = from_package(config.head, read_state(file), str(file), knots=bool(network.buffers()))
+    parsed = from_package(config.head, read_tensors(file), str(file), knots=bool(network.buffers()))
     if parsed.options.get("update_grid") and not network.buffers():
         raise ResultsError(f"{file}: expected the even grid of config.json, found one that was updated from data")
     expected = (network.inputs, *(layer.outputs for layer in network.layers))
@@ -160,27 +162,11 @@ def _without_scaler(parsed: Parsed, config: HeadConfig) -> "dict[str, Tensor]":
     return tensors
 
 
-def _check_state(network: NetworkSpec, tensors: "Mapping[str, Tensor]", found: int, file: Path) -> None:
-    for name, shape in (network.shapes() | network.buffers()).items():
-        if name not in tensors or tuple(tensors[name].shape) != shape:
-            there = list(tensors[name].shape) if name in tensors else "nothing"
-            raise ResultsError(f"{file}: expected {name} with the shape {list(shape)}, found {there}")
-    if found != len(tensors):
-        raise ResultsError(f"{file}: expected {len(tensors)} weights, found {found}; the others belong to no layer")
-
-
 def _scaling(kind: str, state: "Mapping[str, Tensor]", width: int, where: Path) -> Scaling:
     if kind == "none":
         return fit_scaling("none", np.zeros((1, width), np.float32))
-    wrong = [name for name in ("shift", "factor") if name not in state or tuple(state[name].shape) != (width,)]
-    if wrong:
-        raise ResultsError(f"{where}: expected the scaling's {wrong[0]} with {width} numbers, found none")
+    check_shapes(state, dict.fromkeys(("shift", "factor"), (width,)), where)
     return Scaling(kind, state["shift"].numpy(), state["factor"].numpy())
-
-
-def _identity(config: HeadConfig, fingerprint: str, tensors: "Mapping[str, Tensor]") -> str:
-    """A name for weights that no training of ours gave: it holds the weights themselves."""
-    return hash_json({"trained": identity(config, fingerprint), "tensors": tensors_sha256(tensors)})[:16]
 
 
 def _from_file(
@@ -191,7 +177,7 @@ def _from_file(
         raise ConfigError(f"{file}: expected --head FAMILY and --task TASK beside a state dict, found one or none")
     if family not in PACKAGES:
         raise UnknownNameError("family of a package's state dict", family, tuple(PACKAGES))
-    parsed = from_package(family, read_state(file), str(file))
+    parsed = from_package(family, read_tensors(file), str(file))
     ref = find_cache(cache, task, encoder)
     feature = ref.feature(features)
     options = parsed.options | {"hidden": parsed.widths[1:-1], "scale": scale}
@@ -206,9 +192,10 @@ def _from_file(
         )
     network = build_network(config, data.inputs, data.outputs)
     made = SavedHead(
-        _identity(config, ref.fingerprint, parsed.tensors), config, network, parsed.tensors, data.scaling, (0.0, 1.0),
-        ref.task.labels, dict(ref.attributes) | {"loaded_from": file.name},
+        identity(config, ref.fingerprint), config, network, parsed.tensors, data.scaling, (0.0, 1.0),
+        ref.task.labels, ref.attributes,
     )  # fmt: skip
+    made = _loaded(made, file.name)
     return made, _evaluate(made, ref)
 
 

@@ -1,12 +1,9 @@
 """The verb `export`: a trained head as a folder that others can use."""
 
-import hashlib
-import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, ResultsError, UnknownNameError
 from pipeline.export.card import card
@@ -14,13 +11,12 @@ from pipeline.export.onnx_file import write_onnx
 from pipeline.export.packages import PACKAGES, to_package
 from pipeline.export.torch_file import network_document, state_of, torch_source
 from pipeline.heads.config import TRAINED_POOLS
-from pipeline.models.saved import SavedHead, head_document
+from pipeline.models.document import read_document
+from pipeline.models.saved import SavedHead, finetuned_encoder, head_document, load_head
 from pipeline.publish import publish
+from pipeline.text import json_text
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["FORMATS", "Exported", "export", "tensors_sha256"]
+__all__ = ["FORMATS", "Exported", "export"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,12 @@ FORMATS: dict[str, Callable[[SavedHead, Path], None]] = {
     "onnx": write_onnx,
 }
 
+#: Every file and folder that an export may have; `force` replaces these and no others.
+FILES = (
+    "README.md", "config.json", "head.py", "head.safetensors", "model.safetensors", "scaling.safetensors", "head.onnx",
+    "encoder",
+)  # fmt: skip
+
 
 def export(
     head: str | Path,
@@ -74,10 +76,8 @@ def export(
     """Write a head, an id of the results or a head's folder, in a format of `FORMATS`, with a model card.
 
     `out` is the folder, `exports/<id>-<format>` beside the results by default; one that is there is replaced only with
-    `force`, and only if it is an export. Raises a `KanglueError`.
+    `force`, only if it is an export, and of it only files that exports have. Raises a `KanglueError`.
     """
-    from pipeline.models.saved import finetuned_encoder, load_head
-
     if format not in FORMATS:
         raise UnknownNameError("format", format, tuple(FORMATS))
     loaded = load_head(head, results=results).usable()
@@ -89,12 +89,11 @@ def export(
         )
     _check_place(place, force)
     package = PACKAGES[loaded.config.head].name if format == "safetensors" and loaded.config.head in PACKAGES else None
-    with publish(place, "an export") as work:
+    with publish(place, "an export", own=FILES) as work:
         FORMATS[format](loaded, work)
-        document = head_document(loaded) | {"format": format, "tensors_sha256": tensors_sha256(loaded.tensors)}
+        document = head_document(loaded) | {"format": format}
         document |= {"network": network_document(loaded)} if format == "torch" else {}
-        text = json.dumps(document, indent=2, ensure_ascii=False)
-        (work / "config.json").write_text(text, encoding="utf-8")
+        (work / "config.json").write_text(json_text(document, indent=2), encoding="utf-8")
         text = card(loaded, format, package=package, results=Path(results))
         (work / "README.md").write_text(text, encoding="utf-8")
         if encoder := finetuned_encoder(loaded, results):
@@ -111,30 +110,10 @@ def _check_place(place: Path, force: bool) -> None:
     if not any(place.iterdir()):
         return
     try:
-        document_of(place)
+        ours = read_document(place).format is not None
     except ResultsError:
-        raise ConfigError(f"--out {place}: expected a new folder, found other things there; name another") from None
+        ours = False
+    if not ours:
+        raise ConfigError(f"--out {place}: expected a new folder, found other things there; name another")
     if not force:
         raise ConfigError(f"--out {place}: expected a new folder, found an export there; --force replaces it")
-
-
-def tensors_sha256(tensors: "Mapping[str, Tensor]") -> str:
-    """SHA-256 of a head's tensors: names, shapes and float32 numbers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {list(tensor.shape)}\n".encode() + tensor.contiguous().numpy().astype("<f4").tobytes())
-    return digest.hexdigest()
-
-
-def document_of(folder: Path) -> dict[str, Any]:
-    """The `config.json` of an export. Raises `ResultsError`."""
-    needed = {"id", "config", "inputs", "outputs", "format", "provenance", "target_scale", "labels"}
-    try:
-        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        missing = needed - set(document)
-    except (OSError, ValueError, TypeError) as error:
-        raise ResultsError(f"{folder}: expected an exported head's config.json ({error})") from error
-    if missing:
-        lacking = ", ".join(sorted(missing))
-        raise ResultsError(f"{folder / 'config.json'}: expected an exported head's, found no {lacking} in it")
-    return document

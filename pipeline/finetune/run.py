@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,10 @@ from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.families import PACKABLE
 from pipeline.heads.resolve import resolve as resolve_head
 from pipeline.models.caches import CacheRef, find_cache, load_data
-from pipeline.models.saved import RESULTS, SavedHead, finetuned_folder, heads_folder, store_head
+from pipeline.models.saved import RESULTS, SavedHead, finetuned_folder, heads_folder, stage
 from pipeline.optional import require
 from pipeline.progress import say
+from pipeline.publish import publish
 from pipeline.sources import Row
 from pipeline.store import open_cache
 from pipeline.store.schema import fingerprint
@@ -169,17 +169,18 @@ def _train_and_store(
         return
     network = model.model.head.network
     tensors = {key: tensor.detach().cpu() for key, tensor in model.model.head.tensors().items()}
-    _publish(model.model, start, folder, save_encoder)
+    with publish(folder, "an encoder", own=None) as encoder_files:
+        save_encoder(model.model, start, encoder_files)
     tuned = resolve(str(folder))
     provenance = dict(ref.attributes) | {
         "encoder": tuned.name, "encoder_sha256": tuned.weights_sha256, "config_sha256": tuned.config_sha256,
         "tokenizer_sha256": tuned.tokenizer_sha256, "precision": "float32", "default_feature": config.features,
-        "finetuned_from": ref.encoder,
+        "finetuned_from": ref.encoder, "finetuned_fingerprint": ref.fingerprint, "encoder_training": added.to_json(),
     }  # fmt: skip
     provenance["fingerprint"] = fingerprint(provenance)
-    store_head(heads_folder(results), SavedHead(
+    saved = SavedHead(
         name, config, network, tensors, data.scaling, data.target_scale, ref.task.labels, provenance, model.diverged_at,
-    ))  # fmt: skip
+    )  # fmt: skip
     length = float(np.mean(tokens["train"].lengths))
     scores = {split: metrics(data, model.outputs[split], targets_of(data, labels).numpy())
               for split, labels in data.labels.items()}  # fmt: skip
@@ -193,7 +194,7 @@ def _train_and_store(
         scores[SELECTION] = metrics(data, model.outputs["train"][rows], held)
     mean, spread = data.target_scale
     failed = model.diverged_at is not None
-    store.add([{
+    record = {
         "id": name, "task": ref.task.name, "cache": ref.name, "source": ref.attributes["source"],
         "encoder": ref.encoder, "pairs": "joint", "row_limit": ref.attributes["limit"], "fingerprint": ref.fingerprint,
         "head": config.head, "main_metric": ref.task.main_metric, "features": config.features, "inputs": data.inputs,
@@ -205,7 +206,11 @@ def _train_and_store(
         "train_rows": len(data.labels["train"]), "folds": 1, "device": str(device), "versions": run_versions(device),
         "metrics": {} if failed else scores, "curve": model.curve,
         "outputs": {} if failed else {split: model.outputs[split] * spread + mean for split in data.reported},
-    }])  # fmt: skip
+    }  # fmt: skip
+    with stage(heads_folder(results)) as files:
+        record["sha256"] = files.write(saved)
+        files.sync()
+        store.add([record], publish=files.move, replace=[name])
     shutil.rmtree(work, ignore_errors=True)
     if processes() > 1:
         torch.distributed.barrier()
@@ -234,15 +239,3 @@ def rows_of(ref: CacheRef) -> tuple[dict[str, list[Row]], dict[str, np.ndarray]]
                 rows[split] = [Row(text, pair, -1) for text, pair, wanted in texts if wanted]
                 kept[split] = labels[labelled]
     return rows, kept
-
-
-def _publish(model: Any, start: Encoder, folder: Path, save: Any) -> None:
-    """Write the encoder beside its folder and rename it there."""
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        save(model, start, work)
-        if folder.is_dir():  # of a run that ended before its row was stored
-            shutil.rmtree(folder)
-        os.replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

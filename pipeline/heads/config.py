@@ -1,11 +1,9 @@
 """The whole resolved configuration of one head, and the protocols that supply its defaults."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.errors import ConfigError
 from pipeline.hashing import hash_json
 
 __all__ = [
@@ -89,15 +87,6 @@ class HeadConfig:
             if value is not None
         }
         return plain | ({"clip": "inf"} if math.isinf(self.clip) else {})  # JSON has no infinity
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "HeadConfig":
-        """The reverse of `to_json`; an option it does not know is a `ConfigError`."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(document) - known):
-            raise ConfigError(f"this head's configuration has {', '.join(unknown)}: made by a later version of kanglue")
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
-        return cls(**plain | {"clip": float(document["clip"])})
 
 
 _SHARED: dict[str, Any] = {

@@ -20,7 +20,7 @@ from pipeline.heads.config import (
 from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, HEADS
 from pipeline.heads.schedule import scheduled
 
-__all__ = ["option_type", "resolve", "unused"]
+__all__ = ["option_type", "read_config", "resolve", "unused"]
 
 _KINDS: dict[str, type] = {
     "seed": int, "epochs": int, "batch_size": int, "hidden": int, "grid": int, "order": int, "centres": int,
@@ -34,6 +34,8 @@ _KINDS: dict[str, type] = {
 #: Options that count for every family.
 _ALWAYS = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
 _SEQUENCES = ("hidden", "grid_range", "earlier_grids", "grid_epochs")
+#: Whole numbers from here on would not survive a database or a float.
+_LARGEST = 1 << 63
 _WORDS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
 
 
@@ -42,7 +44,8 @@ def _typed(name: str, value: Any) -> Any:
     kind = _KINDS[name]
     if name in _SEQUENCES and isinstance(value, list | tuple):
         return tuple(part for item in value for part in _typed(name, item))
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+    number |= isinstance(value, float)
     fits = number and float(value).is_integer() if kind is int else number if kind is float else isinstance(value, kind)
     if not fits:
         raise ConfigError(f"--{name.replace('_', '-')}: expected {_WORDS[kind]}, found {value!r}")
@@ -91,6 +94,36 @@ def resolve(
     config = HeadConfig(head=head, protocol=protocol, seed=_typed("seed", seed), features=features, **chosen)
     _check_together(config)
     return replace(config, **{name: None for name in LATER if getattr(config, name) == defaults[name]})
+
+
+def read_config(document: object) -> HeadConfig:
+    """A configuration that was read from a file: the reverse of `HeadConfig.to_json`.
+
+    It is resolved again, as if a user had typed it, and must come out as it went in: so its types and ranges are those
+    of `resolve`, and nothing else gets through. Raises a `KanglueError`.
+    """
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(name), str) for name in ("head", "protocol", "features")
+    ):
+        raise ConfigError("configuration: expected an object with head, protocol and features, found none")
+    options = {name: value for name, value in document.items() if name not in ("head", "protocol", "features", "seed")}
+    if options.get("clip") == "inf":  # JSON has no infinity
+        options["clip"] = math.inf
+    try:
+        if "earlier_grids" in options:
+            options["grid"] = [*options.pop("earlier_grids"), options.get("grid")]
+        config = resolve(
+            document["head"], seed=document.get("seed"), features=document["features"], protocol=document["protocol"],
+            options=options,
+        )  # fmt: skip
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"configuration: expected options of a head ({error})") from error
+    expected = config.to_json()
+    for name in sorted(set(expected) | set(document)):
+        if expected.get(name) != document.get(name):
+            wanted, found = (one.get(name, "nothing") for one in (expected, document))
+            raise ConfigError(f"configuration: expected {wanted!r} as {name} of {config.head}, found {found!r:.80}")
+    return config
 
 
 def unused(options: Iterable[str], heads: Iterable[str], features: Iterable[str | None]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.errors import CacheError, ConfigError, UnknownNameError
 from pipeline.fit.tokens import Tokens, pooled_tokens
 from pipeline.heads.config import FEATURES, TOKENS
+from pipeline.paths import check_name
 from pipeline.sources.groups import row_groups
 from pipeline.store import Cache, SplitView, open_cache
 from pipeline.tasks import TASKS, Task, own_task
@@ -67,8 +68,9 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
 
     `task` may carry a cache's suffix (`mrpc.len128`). Raises `CacheError` naming the command that makes the cache.
     """
-    places = [root / folder / f"{task}.h5" for folder in NAMED_FOLDERS] if encoder is None else []
-    places.append(root / _folder(encoder or DEFAULT_ENCODER) / f"{task}.h5")
+    file = f"{check_name(task, 'task')}.h5"
+    places = [root / folder / file for folder in NAMED_FOLDERS] if encoder is None else []
+    places.append(root / _folder(encoder or DEFAULT_ENCODER) / file)
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         name = next((known for known in TASKS if task == known or task.startswith(f"{known}.")), task)
@@ -81,7 +83,7 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
             )
         flag = f" --encoder {encoder}" if encoder else ""
         sample = root / "sample"
-        there = (sample / _folder(encoder or DEFAULT_ENCODER) / f"{task}.h5").is_file()
+        there = (sample / _folder(encoder or DEFAULT_ENCODER) / file).is_file()
         other = f"take the bundled sample's with --cache {sample}" if there else "name another folder with --cache"
         raise CacheError(
             f"{task}: expected the cache {places[-1]}, found none; run `python embed.py run {name}{flag}` (or `make "
@@ -119,7 +121,7 @@ def _folder(encoder: str) -> str:
         from pipeline.encode.encoders import resolve
 
         return resolve(encoder).name
-    return encoder.replace("/", "--")
+    return check_name(encoder.replace("/", "--"), "encoder")
 
 
 def _width(split: SplitView, name: str) -> int:

@@ -1,7 +1,8 @@
 """A trained head on disk: `<id>/head.safetensors` with its tensors, `<id>/config.json` with everything else."""
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,28 +14,25 @@ from pipeline.fit.attention import TokenSource
 from pipeline.fit.data import Scaling
 from pipeline.fit.kan_forward import forward as kan_forward
 from pipeline.fit.tokens import Tokens
+from pipeline.hashing import hash_json
 from pipeline.heads.config import TRAINED_POOLS, HeadConfig
 from pipeline.heads.cost import parameters
-from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 from pipeline.metrics import classification_metrics, regression_metrics
-from pipeline.publish import publish
+from pipeline.models.document import arrays_sha256, content_sha256, read_document, regular_file
+from pipeline.paths import child
+from pipeline.publish import replace_folder, sync, sync_entries, work_folder
+from pipeline.text import json_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "RESULTS",
-    "SavedHead",
-    "finetuned_encoder",
-    "finetuned_folder",
-    "head_document",
-    "heads_folder",
-    "load_head",
-    "store_head",
-]
+    "RESULTS", "SavedHead", "check_finite", "check_shapes", "finetuned_encoder", "finetuned_folder", "head_document",
+    "head_folder", "head_sha256", "heads_folder", "load_head", "read_head", "read_tensors", "stage", "store_head",
+]  # fmt: skip
 
 #: Where commands keep results unless another file is named.
 RESULTS = Path("runs/results.sqlite")
@@ -67,6 +65,29 @@ class SavedHead:
                 "another, or train it with a smaller --lr"
             )
         return self
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that `head.safetensors` holds: the network's tensors, and the scaling's."""
+        arrays = {name: tensor.contiguous().numpy() for name, tensor in self.tensors.items()}
+        return arrays | {"scaling.shift": self.scaling.shift, "scaling.factor": self.scaling.factor}
+
+    @property
+    def own_id(self) -> str:
+        """The id that the head has by what it is.
+
+        A trained head is named by its cache and its configuration (a fine-tuned one by those that its training began
+        with), weights that were loaded by themselves as well, with what their outputs mean.
+        """
+        about = self.provenance
+        config = self.config.to_json()
+        if "finetuned_from" in about:
+            config |= {"encoder_training": about["encoder_training"]}
+        fingerprint = about.get("finetuned_fingerprint", about["fingerprint"])
+        trained = hash_json({"fingerprint": fingerprint, "config": config})[:16]
+        if "loaded_from" not in about:
+            return trained
+        meaning = {"labels": self.labels, "target_scale": self.target_scale}
+        return hash_json({"trained": trained, "tensors": arrays_sha256(self.arrays())} | meaning)[:16]
 
     @property
     def parameters(self) -> int:
@@ -120,6 +141,11 @@ def heads_folder(results: Path) -> Path:
     return results.parent / "heads"
 
 
+def head_folder(results: Path, head: str) -> Path:
+    """The folder of one head, whose id must be a plain name. Raises `ResultsError`."""
+    return child(heads_folder(results), head, "head", ResultsError)
+
+
 def finetuned_folder(results: Path) -> Path:
     """Where the encoders that were fine-tuned for heads of a results database lie, one folder a head: beside it."""
     return results.parent / "finetuned"
@@ -129,26 +155,58 @@ def finetuned_encoder(head: SavedHead, results: str | Path) -> str | None:
     """The folder of the encoder that was trained together with a head; `None` for heads on a frozen one."""
     if "finetuned_from" not in head.provenance:
         return None
-    folder = finetuned_folder(Path(results)) / head.id
+    folder = child(finetuned_folder(Path(results)), head.id, "head", ResultsError)
     return str(folder) if folder.is_dir() else None
 
 
-def store_head(folder: Path, head: SavedHead) -> None:
-    """Write a head below `folder`, whole or not at all; a head that is there already is kept."""
-    import torch
-    from safetensors.torch import save_file
+class Stage:
+    """Heads on their way to `folder`: written aside, synchronised together, then moved to where they belong."""
 
-    if (folder / head.id).is_dir():
-        return
-    with publish(folder / head.id, "a head", keep=True) as work:
-        tensors = {name: tensor.contiguous() for name, tensor in head.tensors.items()}
-        tensors |= {
-            "scaling.shift": torch.from_numpy(head.scaling.shift),
-            "scaling.factor": torch.from_numpy(head.scaling.factor),
-        }
-        save_file(tensors, work / "head.safetensors")
-        text = json.dumps(head_document(head), indent=2, ensure_ascii=False)
-        (work / "config.json").write_text(text, encoding="utf-8")
+    def __init__(self, folder: Path, work: Path) -> None:
+        self._folder, self._work = folder, work
+
+    def write(self, head: SavedHead) -> str:
+        """Write a head aside; returns its SHA-256."""
+        from safetensors.numpy import save_file
+
+        place = child(self._work, head.id, "head", ResultsError)
+        place.mkdir()
+        document, arrays = head_document(head), head.arrays()
+        save_file(arrays, place / "head.safetensors")
+        sha256 = content_sha256(document, arrays)
+        (place / "config.json").write_text(json_text(document | {"sha256": sha256}, indent=2), encoding="utf-8")
+        return sha256
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written."""
+        sync(self._work)
+
+    def move(self, heads: Iterable[str]) -> None:
+        """Put heads at their places, over whatever is there; returns when the disk has them."""
+        for head in heads:
+            replace_folder(self._work / head, self._folder / head)
+        sync_entries(self._folder)
+
+
+@contextmanager
+def stage(folder: Path) -> Iterator[Stage]:
+    """A `Stage` for heads below `folder`, of which nothing is left at the end. Raises `ResultsError`."""
+    try:
+        with work_folder(folder) as work:
+            yield Stage(folder, work)
+    except OSError as error:
+        raise ResultsError(f"{folder}: expected to write heads ({error.strerror or error})") from error
+
+
+def store_head(folder: Path, head: SavedHead) -> None:
+    """Write a head below `folder`, whole or not at all; one of the same id that is sound is kept."""
+    try:
+        read_head(child(folder, head.id, "head", ResultsError), head.id)
+    except ResultsError:
+        with stage(folder) as heads:
+            heads.write(head)
+            heads.sync()
+            heads.move([head.id])
 
 
 def head_document(head: SavedHead) -> dict[str, Any]:
@@ -164,38 +222,90 @@ def head_document(head: SavedHead) -> dict[str, Any]:
     } | ({} if head.diverged_at is None else {"diverged_at": head.diverged_at})
 
 
+def head_sha256(head: SavedHead) -> str:
+    """SHA-256 of a whole head: its tensors, and everything else about it."""
+    return content_sha256(head_document(head), head.arrays())
+
+
 def load_head(head: str | Path, *, results: str | Path = RESULTS) -> SavedHead:
     """A saved head by its id (in a results database) or its folder.
 
-    Raises `ResultsError` where there is none, or where the folder holds anything but a whole head of a known family.
+    Raises `ResultsError` where there is none, or where the folder holds anything but a whole head of a known family
+    that is the head it says it is.
     """
     folder = Path(head)
-    if not (folder / "config.json").is_file():
-        folder = heads_folder(Path(results)) / str(head)
-    if not str(head) or not folder.is_dir():
-        raise ResultsError(f"head {str(head)!r}: expected a head's folder or an id in {folder.parent}, found neither")
-    return _read(folder)
+    if not (folder / "config.json").is_file() and not (os.sep in str(head) and folder.is_dir()):
+        folder = head_folder(Path(results), str(head))
+        if not folder.is_dir():
+            raise ResultsError(f"head {str(head)[:80]!r}: expected a folder or an id in {folder.parent}, found neither")
+        return read_head(folder, str(head))
+    return read_head(folder)
 
 
-def _read(folder: Path) -> SavedHead:
+def read_head(folder: Path, name: str | None = None) -> SavedHead:
+    """The head in a folder, compared with its own hash, and its id with what it is and with `name`.
+
+    Raises `ResultsError`.
+    """
+    about = read_document(folder)
+    if about.format is not None or about.sha256 is None:
+        raise ResultsError(f"{folder}: expected a saved head, found an export; `fit_heads.py load` makes a head of it")
+    tensors = read_tensors(folder / "head.safetensors")
+    scales = dict.fromkeys(("scaling.shift", "scaling.factor"), (about.network.inputs,))
+    check_shapes(tensors, about.network.shapes() | about.network.buffers() | scales, folder / "head.safetensors")
+    scaling = Scaling(about.config.scale, tensors.pop("scaling.shift").numpy(), tensors.pop("scaling.factor").numpy())
+    head = SavedHead(
+        about.id, about.config, about.network, tensors, scaling, about.target_scale, about.labels, about.provenance,
+        about.diverged_at,
+    )  # fmt: skip
+    remedy = "restore it, or train it again (fit_heads.py sweep does)"
+    if head_sha256(head) != about.sha256:
+        raise ResultsError(
+            f"{folder}: expected what its config.json says (sha256), found other weights or a damaged file; {remedy}"
+        )
+    if head.id != head.own_id or name not in (None, head.id):
+        raise ResultsError(
+            f"{folder}: expected the head {name or head.own_id}, found {head.own_id} under the name {head.id}; {remedy}"
+        )
+    if head.diverged_at is None:
+        check_finite(tensors, folder / "head.safetensors")
+    return head
+
+
+def read_tensors(file: Path) -> "dict[str, Tensor]":
+    """The tensors of a safetensors file; `ResultsError` for anything else, pickled weights above all."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "head.safetensors")
-        config = HeadConfig.from_json(document["config"])
-        network = build_network(config, document["inputs"], document["outputs"])
-        scales = dict.fromkeys(("scaling.shift", "scaling.factor"), (network.inputs,))
-        expected = network.shapes() | network.buffers() | scales
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if found != expected:
-            raise ResultsError(f"{folder}: expected tensors {expected}, found {found}")
-        scaling = Scaling(config.scale, tensors.pop("scaling.shift").numpy(), tensors.pop("scaling.factor").numpy())
-        labels = document["labels"]
-        return SavedHead(
-            document["id"], config, network, tensors, scaling, tuple(document["target_scale"]),
-            None if labels is None else tuple(labels), document["provenance"], document.get("diverged_at"),
-        )  # fmt: skip
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise ResultsError(f"{folder}: expected a saved head ({type(error).__name__}: {error})") from error
+        return load_file(regular_file(file))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        with file.open("rb") as opened:
+            pickled = opened.read(2) in (b"PK", b"\x80\x02")
+        hint = (
+            "pickled weights are never loaded: save the state dict with safetensors.torch.save_file"
+            if pickled
+            else "write it again"
+        )
+        raise ResultsError(f"{file}: expected a whole safetensors file ({error!s:.200}); {hint}") from error
+
+
+def check_shapes(tensors: "Mapping[str, Tensor]", expected: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    """Raise `ResultsError` for a tensor that is missing, of another shape, not float32, or of no layer."""
+    for name, shape in expected.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            found = list(tensors[name].shape) if name in tensors else "nothing"
+            raise ResultsError(f"{file}: expected {name} with the shape {list(shape)}, found {found}")
+        if (kind := str(tensors[name].dtype).removeprefix("torch.")) != "float32":
+            raise ResultsError(f"{file}: expected float32 numbers in {name}, found {kind}")
+    if foreign := sorted(set(tensors) - set(expected)):
+        raise ResultsError(f"{file}: expected {len(expected)} weights, found {foreign[0][:80]!r} of no layer")
+
+
+def check_finite(tensors: "Mapping[str, Tensor]", file: Path) -> None:
+    """Raise `ResultsError` for numbers that are not finite."""
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ResultsError(
+                f"{file}: expected finite numbers in {name}, found others; restore it, or write it again"
+            )

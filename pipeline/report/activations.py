@@ -35,14 +35,15 @@ class LearnedFunctions:
     note: str
 
 
-def learned_functions(folder: Path, where: str) -> LearnedFunctions | str:
-    """The functions of the saved head in `folder`; a reason in words where there are none to be seen."""
-    if not folder.is_dir():
-        return "its head is not beside the results, in heads/."
-    from pipeline.models.saved import load_head
+def learned_functions(results: Path, head_id: str, where: str) -> LearnedFunctions | str:
+    """The functions of a saved head of a results database; a reason in words where there are none to be seen."""
+    from pipeline.models.saved import head_folder, read_head
 
     try:
-        head = load_head(folder)
+        folder = head_folder(results, head_id)
+        if not folder.is_dir():
+            return "its head is not beside the results, in heads/."
+        head = read_head(folder, head_id)
         if isinstance(head.network, PykanNetwork):
             return _of_pykan(head, where)
         layer = next((i for i, one in enumerate(head.network.layers) if _learns(one)), None)

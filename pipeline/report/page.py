@@ -129,14 +129,13 @@ def figures(findings: Findings) -> dict[str, list[tuple[str, Markup]]]:
 def _functions(findings: Findings) -> list[tuple[str, Markup]]:
     """Learned functions of the best head (on its selection rows) of each KAN family, where heads learn most."""
     found = []
-    folder = findings.path.parent / "heads"
     for family in findings.families:
         places = [place for place in findings.places if family in place.chosen]
         if not (is_kan(family) or family == "bspline_mlp") or not places:
             continue
         place = max(places, key=lambda place: place.chosen[family].mean - (place.majority or 0.0))
         head = _best_head(findings.path, place.chosen[family].ids, place.metric)
-        learned = learned_functions(folder / head, place.label)
+        learned = learned_functions(findings.path, head, place.label)
         if isinstance(learned, LearnedFunctions):
             caption = f"{family} on {place.label}: functions {learned.note}"
             found.append((caption, row_charts.functions(learned).svg()))

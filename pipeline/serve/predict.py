@@ -60,7 +60,8 @@ class Predictor:
         `ResultsError` where the head diverged in training.
         """
         self.head = head.usable()
-        self.pair = _takes_pairs(head)
+        #: Whether the head's task has pairs; `None` where nothing tells (a task of the user's own, without texts).
+        self.pair: bool | None = head.provenance.get("pair")
         self._encoder = RowEncoder(head.provenance, asked, device, f"head {head.id}")
 
     def check(self, row: Row, where: str) -> Row:
@@ -92,14 +93,6 @@ def answers(head: "SavedHead", outputs: np.ndarray) -> list[Answer]:
         Answer(head.labels[best], float(row[best]), dict(zip(head.labels, row.tolist(), strict=True)))
         for row, best in zip(wide, outputs.argmax(1), strict=True)
     ]
-
-
-def _takes_pairs(head: "SavedHead") -> bool | None:
-    """Whether the head's task has pairs; `None` where nothing tells (a task of the user's own, without texts)."""
-    if "pair" in head.provenance:
-        return head.provenance["pair"]
-    task = TASKS.get(head.provenance["task"])
-    return task.pair if task is not None and task.labels == head.labels else None
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ def _check_place(place: Path, force: bool) -> None:
 def _write(place: Path, files: Mapping[str, Sequence[str]], archive: bool) -> str | None:
     """Write all files at once, and a zip of them beside the folder if `archive`; returns the zip's path."""
     packed = place.with_name(f"{place.name}.zip")
-    with publish(place, "a submission") as work:
+    with publish(place, "a submission", own=tuple(file.name for file in FILES)) as work:
         for name, lines in files.items():
             text = "".join(f"{index}\t{line}\n" for index, line in enumerate(lines))
             (work / name).write_text(f"index\tprediction\n{text}", encoding="utf-8")

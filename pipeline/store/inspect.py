@@ -13,7 +13,7 @@ from pipeline.errors import CacheError
 from pipeline.hashing import hash_json
 from pipeline.store.hdf5 import SUPERBLOCK_BYTES, ChunkedDataset, Group
 from pipeline.store.parse import Bytes, check_encoding, parse
-from pipeline.store.schema import ATTRIBUTES, DATASETS, SCHEMA, decode_attributes, fingerprint
+from pipeline.store.schema import DATASETS, SCHEMA, check_attributes, decode_attributes
 
 __all__ = ["Layout", "SplitLayout", "as_cache_error", "inspect", "own_attributes"]
 
@@ -84,17 +84,11 @@ def _layout(file: Bytes, part: bool) -> Layout:
     stored = dict(tree.attributes)
     if stored.get("schema") != SCHEMA:
         raise CacheError(f"found schema {stored.get('schema')!r} where this version reads {SCHEMA}")
-    if missing := [name for name in (*ATTRIBUTES, "attributes_sha256") if name not in stored]:
-        raise CacheError(f"found no root attribute {', '.join(missing)}")
-    kinds = {"text": str, "json": str, "number": int}
-    for name, value in stored.items():
-        if not isinstance(value, kinds.get(ATTRIBUTES.get(name, ""), object)):
-            raise CacheError(f"found {value!r} as attribute {name}")
+    if "attributes_sha256" not in stored:
+        raise CacheError("found no root attribute attributes_sha256")
     if stored["attributes_sha256"] != own_attributes(stored):
         raise CacheError("found attributes that are not those of attributes_sha256")
-    attributes = decode_attributes(stored)
-    if attributes["fingerprint"] != fingerprint(attributes):
-        raise CacheError("found a fingerprint that is not that of the attributes")
+    attributes = check_attributes(decode_attributes(stored))
     if ("part" in attributes) != part:
         raise CacheError("found one worker's part, to be merged first" if "part" in attributes else "found no part")
     splits: dict[str, SplitLayout] = {}

@@ -1,12 +1,13 @@
 """What a cache file holds, as data: its datasets, its root attributes and its fingerprint."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.errors import CacheError, UnknownNameError
 from pipeline.hashing import canonical_json, hash_json
+from pipeline.paths import check_name
 
 __all__ = [
     "ATTRIBUTES",
@@ -15,6 +16,7 @@ __all__ = [
     "LAST_HIDDEN",
     "SCHEMA",
     "Dataset",
+    "check_attributes",
     "check_datasets",
     "decode_attributes",
     "difference",
@@ -107,6 +109,42 @@ def fingerprint(attributes: Mapping[str, Any]) -> str:
     if missing:
         raise CacheError(f"expected the attributes {', '.join(FINGERPRINT)}; {', '.join(missing)} missing")
     return hash_json({name: attributes[name] for name in FINGERPRINT})
+
+
+def check_attributes(attributes: object) -> dict[str, Any]:
+    """Decoded root attributes, if each has its type, names can be file names, and the fingerprint is theirs.
+
+    Raises `CacheError`. Extra attributes pass as they are.
+    """
+    if not isinstance(attributes, dict):
+        raise CacheError("found no attributes")
+    if missing := [name for name in ATTRIBUTES if name not in attributes]:
+        raise CacheError(f"found no root attribute {', '.join(missing)}")
+    for name, kind in ATTRIBUTES.items():
+        value = attributes[name]
+        if not (_JSON[name](value) if kind == "json" else isinstance(value, str) if kind == "text" else _whole(value)):
+            raise CacheError(f"found {value!r:.80} as attribute {name}")
+    for name in ("task", "encoder"):
+        check_name(attributes[name], f"attribute {name}", CacheError)
+    if attributes["fingerprint"] != fingerprint(attributes):
+        raise CacheError("found a fingerprint that is not that of the attributes")
+    return dict(attributes)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _several(value: object, holds: Callable[[object], bool]) -> bool:
+    return value is None or (isinstance(value, list) and all(map(holds, value)))
+
+
+_JSON: dict[str, Callable[[object], bool]] = {
+    "labels": lambda value: _several(value, lambda one: isinstance(one, str)),
+    "layers": lambda value: _several(value, _whole),
+    "limit": lambda value: value is None or _whole(value),
+    "versions": lambda value: isinstance(value, dict),
+}
 
 
 def difference(expected: Mapping[str, Any], found: Mapping[str, Any], names: Iterable[str] = FINGERPRINT) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.errors import KanglueError, UnknownNameError
-from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import product_flops, training_flops
 from pipeline.heads.families import build_network
 from pipeline.heads.kanbefair import published_cost
 from pipeline.heads.match import COSTS
+from pipeline.heads.resolve import read_config
 from pipeline.sweep.results import Results
 
 __all__ = ["with_costs"]
@@ -40,7 +40,7 @@ def _costs(head: dict[str, Any], outputs: int, cost: str) -> dict[str, int | Non
     counts: dict[str, int | None] = {"product_flops": None, "training_flops": None}
     counts |= {"kanbefair_parameters": None, "kanbefair_flops": None} if cost == "kanbefair" else {}
     try:
-        config = HeadConfig.from_json(head["config"])
+        config = read_config(head["config"])
         network = build_network(config, head["inputs"], outputs)
     except (KanglueError, KeyError, TypeError):  # a family or an option of another version: it can still be listed
         return counts

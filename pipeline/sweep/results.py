@@ -6,7 +6,7 @@ Its tables (documented in docs/results.md) are meant to be read by other program
 import json
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ _COLUMNS = (
     "inputs", "protocol", "seed", "config", "trained", "status", "diverged_at", "epoch", "still_improving", "coverage",
     "parameters", "flops", "fit_seconds", "train_rows", "folds",
 )  # fmt: skip
-_KEPT = ("device", "versions")
+_KEPT = ("device", "versions", "sha256")
 _JSON = ("config", "coverage", "versions")
 #: Filters that are names people type, and are checked against what is stored.
 _NAMES = ("task", "head", "encoder")
@@ -105,12 +105,22 @@ class Results:
         except sqlite3.DatabaseError as error:
             raise self._damaged(error) from error
 
-    def known(self, ids: Iterable[str]) -> set[str]:
-        """Those of the ids that are stored."""
-        return {row[0] for row in self._run("SELECT id FROM heads")} & set(ids)
+    def known(self, ids: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of each of these heads that is stored, by id."""
+        wanted = set(ids)
+        return {name: sha256 for name, sha256 in self._run("SELECT id, sha256 FROM heads") if name in wanted}
 
-    def add(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def add(
+        self,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        publish: Callable[[Sequence[str]], None] = lambda _: None,
+        replace: Collection[str] = (),
+    ) -> None:
         """Store heads, all or none; their cache must be stored already (`add_cache`).
+
+        `publish` is called with the ids that are new before they count as stored, to put their files in place. A head
+        that is stored already is kept, unless `replace` names it.
 
         A record has the columns of `heads` (with `config`, `coverage` and `versions` as JSON values), and `metrics` by
         split (`SELECTION` and `TRAINING` among them), `curve` (rows of training loss, selection loss and selection
@@ -125,11 +135,12 @@ class Results:
         stored: list[Mapping[str, Any]] = []
         with self._transaction(), closing(self._connection.cursor()) as cursor:
             for record in records:
+                if record["id"] in replace:
+                    cursor.execute("DELETE FROM heads WHERE id = ?", (record["id"],))
                 cursor.execute(insert, [_encoded(name, record[name]) for name in columns])
                 if not cursor.rowcount:
                     continue
-                if self.listeners:
-                    stored.append(record)
+                stored.append(record)
                 head = record["id"]
                 cursor.executemany(
                     "INSERT INTO metrics VALUES (?, ?, ?, ?)",
@@ -143,6 +154,7 @@ class Results:
                     "INSERT INTO outputs VALUES (?, ?, ?, ?, ?)",
                     [(head, split, *v.shape, v.astype("<f4").tobytes()) for split, v in record["outputs"].items()],
                 )
+            publish([record["id"] for record in stored])
         for record in stored:
             for listener in self.listeners:
                 listener(record)

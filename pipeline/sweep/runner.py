@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -50,20 +50,25 @@ class _Pack:
     began: float
 
 
-def train_heads(todo: Sequence[PlannedHead], store: Results, executor: Executor, tally: Tally) -> None:
-    """Train and store heads, and count them in `tally`.
+def train_heads(
+    todo: Sequence[PlannedHead], store: Results, executor: Executor, tally: Tally, repaired: Collection[str] = ()
+) -> None:
+    """Train and store heads, and count them in `tally`; those in `repaired` are stored over what is there.
 
     A pack that memory does not hold is halved; a head that alone is too large is left out.
     """
     with sweep_progress(len(todo), sum(map(head_work, todo))) as progress:
-        _Runner(store, executor, progress, tally).run(todo)
+        _Runner(store, executor, progress, tally, repaired).run(todo)
 
 
 class _Runner:
     """Feeds an executor with packs and stores what comes back."""
 
-    def __init__(self, store: Results, executor: Executor, progress: SweepProgress, tally: Tally) -> None:
+    def __init__(
+        self, store: Results, executor: Executor, progress: SweepProgress, tally: Tally, repaired: Collection[str]
+    ) -> None:
         self.store, self.executor, self.progress, self.tally = store, executor, progress, tally
+        self.repaired = repaired
 
     def run(self, todo: Sequence[PlannedHead]) -> None:
         """Train all heads."""
@@ -117,15 +122,20 @@ class _Runner:
             waiting.appendleft(pack.group)
 
     def _store(self, pack: _Pack, result: PackResult) -> None:
-        from pipeline.models.saved import SavedHead, heads_folder, store_head
+        from pipeline.models.saved import SavedHead, heads_folder, stage
 
         trained = list(zip(pack.heads, result.outcomes, strict=True))
-        for head, outcome in trained:
-            store_head(heads_folder(self.store.path), SavedHead(
-                head.id, outcome.config, outcome.network, outcome.tensors, result.scaling, result.target_scale,
-                head.cache.task.labels, head.cache.attributes, outcome.diverged_at,
-            ))  # fmt: skip
-        self.store.add(_record(head, outcome, result) for head, outcome in trained)
+        with stage(heads_folder(self.store.path)) as files:
+            records = []
+            for head, outcome in trained:
+                sha256 = files.write(SavedHead(
+                    head.id, outcome.config, outcome.network, outcome.tensors, result.scaling, result.target_scale,
+                    head.cache.task.labels, head.cache.attributes, outcome.diverged_at,
+                ))  # fmt: skip
+                records.append(_record(head, outcome, result) | {"sha256": sha256})
+            files.sync()
+            # Files are in place and on the disk before the rows that name them.
+            self.store.add(records, publish=files.move, replace=self.repaired)
         self.tally.trained += len(trained)
         self.tally.diverged += sum(outcome.diverged_at is not None for outcome in result.outcomes)
         pack.progress.end(len(trained), sum(map(head_work, pack.heads)))

@@ -26,7 +26,8 @@ CREATE TABLE heads (
     status TEXT NOT NULL CHECK (status IN ('trained', 'diverged')), diverged_at INTEGER,
     main_metric TEXT NOT NULL, epoch INTEGER NOT NULL, still_improving INTEGER CHECK (still_improving IN (0, 1)),
     coverage TEXT, parameters INTEGER NOT NULL, flops INTEGER NOT NULL, fit_seconds REAL NOT NULL,
-    device TEXT NOT NULL, versions TEXT NOT NULL, created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
+    device TEXT NOT NULL, versions TEXT NOT NULL, sha256 TEXT NOT NULL,
+    created TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))
 ) WITHOUT ROWID;
 CREATE INDEX heads_by_task ON heads (task, encoder, head);
 CREATE TABLE metrics (
