@@ -20,7 +20,7 @@ list   = $(subst $(space),$(comma),$(strip $(1)))
 
 DEMO_TASKS := cola sst2 mrpc
 
-.PHONY: setup demo embed heads report all test lint format docs clean help
+.PHONY: setup demo embed heads report all test coverage lint format docs bench clean help
 .DEFAULT_GOAL := help
 
 setup: $(VENV)/.installed  ## install the project and its checks into .venv
@@ -57,22 +57,33 @@ all: embed  ## embed, then heads, then the report
 test: setup  ## the tests; GLUE_DIR=FOLDER adds those on real GLUE rows
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: setup  ## style, format and generated pages, checked only
+lint: setup  ## style, types, generated pages and the docs site, checked only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m docs.make_families --check
 	$(BIN)/python -m docs.make_cli --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+coverage: setup  ## the tests, and which lines of pipeline/ none of them runs: build/coverage/index.html
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
+		--cov pipeline --cov-report term:skip-covered --cov-report html:build/coverage
 
 format: setup  ## style and format, mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup  ## write the pages that come from the code: docs/families.md with its pictures, docs/cli.md
+docs: setup  ## write the pages that come from the code, and the docs site into build/site
 	$(BIN)/python -m docs.make_families
 	$(BIN)/python -m docs.make_cli
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+bench: setup  ## how fast both stages run on this machine: two minutes
+	$(BIN)/python embed.py bench --quick
+	$(BIN)/python fit_heads.py bench --quick
 
 clean:  ## remove caches, results and the environment
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find $(CACHE) $(RUNS) -mindepth 1 ! -name .gitignore -delete
 
 help:  ## this list

@@ -38,7 +38,7 @@ class _Head(BaseEstimator):
             raise UnknownNameError("parameter", next(iter(options)), _OPTIONS)
 
     # scikit-learn reads an estimator's parameters from here: every option of a head is one, later ones too.
-    __init__.__signature__ = Signature(
+    __init__.__signature__ = Signature(  # type: ignore[attr-defined]
         [
             Parameter("self", Parameter.POSITIONAL_OR_KEYWORD),
             Parameter("head", Parameter.POSITIONAL_OR_KEYWORD, default="effi_kan"),

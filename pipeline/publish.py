@@ -14,7 +14,7 @@ from pipeline.errors import ResultsError
 try:
     import fcntl
 except ImportError:  # Windows: what a killed process leaves behind stays there
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["publish", "replace_folder", "sync", "work_folder"]
 

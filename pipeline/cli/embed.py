@@ -188,8 +188,8 @@ def prune(cache: Path, results: tuple[Path, ...], damaged: bool, yes: bool, as_j
         echo(f"left where it is, --damaged removes it: {one['fault']}", err=True)
     agreed = bool(found) and (yes or click.confirm("Remove these?", err=True))
     removed = remove(found) if agreed else []
-    document = [{"path": str(one.path), "bytes": one.bytes, "reason": one.reason} for one in removed]
-    document = {"removed": document, "damaged": [one["path"] for one in left]}
+    files = [{"path": str(one.path), "bytes": one.bytes, "reason": one.reason} for one in removed]
+    document = {"removed": files, "damaged": [one["path"] for one in left]}
     emit(document, as_json, f"removed {len(removed)}")
 
 

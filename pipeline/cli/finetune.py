@@ -53,7 +53,7 @@ def finetune(task: str, head: tuple[str, ...], seeds: str, as_json: bool, **opti
 
     chosen = given(options)
     training = {name.removeprefix("encoder_"): chosen.pop(name) for name in TRAINING if name in chosen}
-    numbers = parse_range("seeds", seeds, whole=True) if ":" in seeds else (int(seeds),)
+    numbers = (parse_range("seeds", seeds, whole=True).values() or ()) if ":" in seeds else (int(seeds),)
     done = []
     for family in head:
         for seed in numbers:

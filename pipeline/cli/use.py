@@ -51,7 +51,7 @@ def predict(
             raise click.UsageError("expected a text, --file FILE, or JSON lines on standard input")
         file = "-"
     from pipeline.encode.rows import Asked
-    from pipeline.errors import SourceError
+    from pipeline.errors import KanglueError, SourceError
     from pipeline.models.saved import finetuned_encoder, load_head
     from pipeline.serve.predict import Columns, Predictor, answer_lines, line_rows, open_lines, row_of
 
@@ -72,17 +72,22 @@ def predict(
             return
         rows = line_rows(lines, name, predictor, Columns(text_key, pair_key))
         faulty = 0
-        write = ArrayWriter() if as_json else echo
+        array = ArrayWriter() if as_json else None
         try:
-            for place, answer in answer_lines(predictor, rows, keep_going=keep_going, live=live):
-                fault = isinstance(answer, SourceError)
-                faulty += fault
-                document = place | ({"error": str(answer)} if fault else answer.document())
-                line = f"error\t{answer}" if fault else answer.line()
-                write(json_text(document) if as_json or jsonl else line)
+            for place, result in answer_lines(predictor, rows, keep_going=keep_going, live=live):
+                if isinstance(result, KanglueError):
+                    faulty += 1
+                    document, line = {"error": str(result)}, f"error\t{result}"
+                else:
+                    document, line = result.document(), result.line()
+                text = json_text(place | document) if as_json or jsonl else line
+                if array:
+                    array(text)
+                else:
+                    echo(text)
         finally:
-            if as_json:
-                write.close()
+            if array:
+                array.close()
     if faulty:
         raise SourceError(f"{name}: expected a row on every line, found {faulty} faulty lines; mend them")
 

@@ -43,6 +43,8 @@ class Head(nn.Module):
                 self.register_buffer(name.replace(".", "/"), tensor.detach().clone())
         self.scaled = scaling.kind != "none"
         self.tanh = scaling.kind == "tanh"
+        self.shift: Tensor
+        self.factor: Tensor
         self.register_buffer("shift", torch.from_numpy(scaling.shift.copy()))
         self.register_buffer("factor", torch.from_numpy(scaling.factor.copy()))
 
@@ -69,6 +71,8 @@ class EncoderWithHead(nn.Module):
     #: Otherwise Trainer takes the loss for a sum over the accumulated minibatches, and gradients come out as many
     #: times too large as there are minibatches in a step.
     accepts_loss_kwargs = False
+
+    encoder: Any  # transformers' model, or peft's around it
 
     def __init__(self, encoder: nn.Module, pooling: str, head: Head, dropout: float) -> None:
         """`pooling` is `pooled` (the pooler's output), `cls` or `mean` over real tokens."""

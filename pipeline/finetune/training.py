@@ -95,6 +95,9 @@ def arguments(recipe: Recipe, folder: Path, device: torch.device) -> TrainingArg
 class FinetuneTrainer(Trainer):
     """Trainer over an `EncoderWithHead`."""
 
+    model: EncoderWithHead
+    optimizer: torch.optim.Optimizer | None  # set by `create_optimizer`
+
     def __init__(
         self, recipe: Recipe, model: EncoderWithHead, order: EpochOrder,
         on_epoch: Callable[[Mapping[str, float]], None] = lambda _: None, **given: Any,
@@ -116,7 +119,7 @@ class FinetuneTrainer(Trainer):
     def _get_train_sampler(self, *_: Any) -> EpochOrder:
         return self.order
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: EncoderWithHead | None = None) -> torch.optim.Optimizer:
         """AdamW with a rate for every layer."""
         if self.optimizer is None:
             groups = rate_groups(self.model if model is None else model, self.recipe.config, self.recipe.encoder)
@@ -150,7 +153,7 @@ class _Epochs(TrainerCallback):
             control.should_training_stop = True
 
 
-def rate_groups(model: nn.Module, config: HeadConfig, encoder: EncoderTraining) -> list[dict[str, Any]]:
+def rate_groups(model: EncoderWithHead, config: HeadConfig, encoder: EncoderTraining) -> list[dict[str, Any]]:
     """Parameter groups: the head at its own rate, the encoder's layers at rates that decay from the top.
 
     Biases and norms of the encoder are not decayed; the head's tensors all are, as in stage two.

@@ -117,7 +117,7 @@ def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, values in sorted(arrays.items()):
         digest.update(f"{name} {list(values.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(values, "<f4"))
+        digest.update(np.ascontiguousarray(values, "<f4").data)
     return digest.hexdigest()
 
 

@@ -113,19 +113,19 @@ class SavedHead:
         kind = torch.float64 if exact else torch.float32
         tensors = {name: t.to(kind) for name, t in self.tensors.items()}
         scaled = self.scaling.apply(features if given else np.asarray(features, np.float32))
-        if given:
+        if isinstance(self.network, NetworkSpec) and self.network.pool and isinstance(scaled, Tokens):
             rows = TokenSource(self.network.pool, scaled, torch.device("cpu"), kind).take(torch.arange(len(scaled)))
             x = rows.pooled(tensors["pool.weight"].unsqueeze(0))[0]
         else:
             x = torch.from_numpy(scaled).to(kind)
         with torch.inference_mode():
             if isinstance(self.network, PykanNetwork):
-                found = kan_forward(tensors, x).numpy()
+                outputs = kan_forward(tensors, x).numpy()
             else:
                 stacked = {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
-                found = network_forward(self.network, x.unsqueeze(0), stacked)[0].numpy()
-        mean, spread = (found.dtype.type(value) for value in self.target_scale)
-        return found * spread + mean
+                outputs = network_forward(self.network, x.unsqueeze(0), stacked)[0].numpy()
+        mean, spread = (outputs.dtype.type(value) for value in self.target_scale)
+        return outputs * spread + mean
 
     def metrics(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Every metric of the head's kind for outputs [rows, classes] against labels [rows]."""

@@ -69,7 +69,8 @@ def library() -> ctypes.CDLL | None:
                 os.replace(made, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
-        failed = isinstance(error, subprocess.CalledProcessError)
-        cause = error.stderr.strip().partition("\n")[0] if failed else str(error)
+        cause = str(error)
+        if isinstance(error, subprocess.CalledProcessError):
+            cause = error.stderr.strip().partition("\n")[0]
         say(f"the C code could not be compiled ({cause}): plain PyTorch and numpy do its work, several times slower")
         return None

@@ -75,7 +75,7 @@ class Predictor:
     def __call__(self, rows: Sequence[Row]) -> list[Answer]:
         """Answers to some rows, which are encoded together."""
         config = self.head.config
-        found = self._encoder.datasets(rows, FEATURES[config.features], self.head.network.inputs)
+        found: dict[str, Any] = self._encoder.datasets(rows, FEATURES[config.features], self.head.network.inputs)
         if config.features == TOKENS:
             found[TOKENS] = Tokens(found[TOKENS], found[f"{TOKENS}/offsets"])
         return answers(self.head, self.head.predict(assemble(config.features, found.__getitem__, config.token_pool)))
@@ -174,7 +174,7 @@ def answer_lines(
         done = iter(predictor(rows) if rows else [])
         for place, row in sound:
             yield place, next(done) if isinstance(row, Row) else row
-        if len(sound) < len(block):
+        if fault is not None and not keep_going:
             raise block[fault][1]
 
 
@@ -205,7 +205,7 @@ def _eager(lines: Iterator[Any]) -> Iterator[list[Any]]:
         if last is end or isinstance(last, BaseException):
             if block[:-1]:
                 yield block[:-1]
-            if last is not end:
+            if isinstance(last, BaseException):
                 raise last
             return
         yield block

@@ -216,7 +216,7 @@ def _outputs(cache: Cache, split: str, head: "SavedHead") -> Iterator[np.ndarray
 
 
 def _rows(view: SplitView, start: int, stop: int, name: str) -> np.ndarray | Tokens:
-    return Tokens(*view[name][start:stop]) if name == TOKENS else view.read(name, start, stop)
+    return Tokens(*view[name][start:stop]) if name == TOKENS else np.asarray(view.read(name, start, stop))
 
 
 def _check_place(place: Path, force: bool) -> None:
