@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from bench.baselines import BASELINES, alone, missing, stacked
 from heads_gpu_check import CASES, check
 from heads_gpu_pack import GPU, ROWS, Pack
 
 from pipeline.fit.data import FitData, fit_scaling
-from pipeline.fit.rivals import RIVALS, alone, missing, stacked
 from pipeline.fit.train import train_pack
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import parameters
@@ -67,14 +67,14 @@ def bars(bandwidth: float, cells: Sequence[dict]) -> None:
         torch.cuda.empty_cache()
 
 
-def rivals() -> None:
+def baselines() -> None:
     """efficient-kan alone and under vmap, at batch 4, and packs beside them."""
     x = torch.randn(ROWS, 768, device=GPU)
     y = torch.randint(0, 2, (ROWS,), device=GPU)
     if why := missing("efficient_kan", 768):
         print(f"efficient-kan: {why}, not compared; python -m pip install --no-deps kan-gpt brings it")
         return
-    network = RIVALS["efficient_kan"]((768, 64, 2)).to(GPU)
+    network = BASELINES["efficient_kan"]((768, 64, 2)).to(GPU)
 
     def timed(step, count: int) -> float:
         for _ in range(3):
@@ -140,7 +140,7 @@ WIDER = [{"head": "effi_kan", "batch": batch, "hidden": (hidden,)} for hidden in
 def main() -> None:
     """Print everything as Markdown."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="check,bars,small,families,equal,wider,rivals,recipe")
+    parser.add_argument("--only", default="check,bars,small,families,equal,wider,baselines,recipe")
     parser.add_argument("--variants", default="[]")
     given = parser.parse_args()
     only = given.only.split(",")
@@ -156,8 +156,8 @@ def main() -> None:
         if name in only:
             bars(bandwidth, cells)
     bars(bandwidth, json.loads(given.variants))
-    if "rivals" in only:
-        rivals()
+    if "baselines" in only:
+        baselines()
     if "recipe" in only:
         recipe()
 

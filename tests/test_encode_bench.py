@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 import embed
-from pipeline.encode import bench
+from benchmarks.bench import encoding as bench
 from pipeline.encode.encoders import resolve
 
 KEYS = {

@@ -8,17 +8,18 @@ import torch
 from click.testing import CliRunner
 
 import fit_heads
-from pipeline.fit import bench, rivals
-from pipeline.fit.bench_document import Contestant, document
+from benchmarks.bench import baselines
+from benchmarks.bench import heads as bench
+from benchmarks.bench.document import Contestant, document
 
 
-def test_a_rival_under_vmap_trains_as_it_does_alone():
+def test_a_baseline_under_vmap_trains_as_it_does_alone():
     x = torch.randn(64, 5)
     y = (x[:, 0] > 0).long()
-    network = rivals.RIVALS["efficient_kan"]((5, 4, 2))
-    step, parameters = rivals.stacked(network, 1, x, y, 16)
+    network = baselines.BASELINES["efficient_kan"]((5, 4, 2))
+    step, parameters = baselines.stacked(network, 1, x, y, 16)
     before = {name: tensor.clone() for name, tensor in parameters.items()}
-    alone = rivals.alone(copied := copy.deepcopy(network), x, y, 16)
+    alone = baselines.alone(copied := copy.deepcopy(network), x, y, 16)
     for _ in range(6):
         step()
         alone()
@@ -68,7 +69,7 @@ def test_the_command_measures_every_cell(monkeypatch):
     monkeypatch.setattr(bench, "VISIT", {True: 0.001})
     for packs in (bench.PACKS, bench.STACKED):
         monkeypatch.setitem(packs, "cpu", {6: 8})
-    monkeypatch.setattr(bench, "RIVALS", {"efficient_kan": rivals.RIVALS["efficient_kan"]})
+    monkeypatch.setattr(bench, "BASELINES", {"efficient_kan": baselines.BASELINES["efficient_kan"]})
     monkeypatch.setattr(bench, "_copy", lambda on: 1e9)  # noqa: ARG005
     result = CliRunner().invoke(fit_heads.main, ["bench", "--quick", "--device", "cpu", "--json"])
     assert result.exit_code == 0, result.output

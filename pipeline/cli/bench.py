@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from pipeline.cli.common import KanglueCommand, echo, emit
+from pipeline.cli.common import KanglueCommand, echo, emit, measurements
 from pipeline.cli.options import cache_option, device_option, results_option
 from pipeline.text import terminal
 
@@ -25,13 +25,10 @@ def bench(as_json: bool, quick: bool, device: str, cache: str, results: str) -> 
 
     Example: python fit_heads.py bench --quick
     """
-    from pipeline.fit.bench import bench as measure
-    from pipeline.fit.bench_document import render
-
-    document = measure(device=device, quick=quick)
+    document = measurements("heads").bench(device=device, quick=quick)
     emit(document, as_json)
     if not as_json:
-        terminal(width=None if sys.stdout.isatty() else 120).print(render(document))
+        terminal(width=None if sys.stdout.isatty() else 120).print(measurements("document").render(document))
         for name in ("speedup_vs_efficient_kan_batch4", "speedup_vs_efficient_kan_batch64"):
             for full in (name, f"{name}_without_scaler"):
                 echo(f"{full}: {document[full]:.1f}" if document[full] else f"{full}: not measured")

@@ -5,6 +5,7 @@ result to :func:`emit`. Exit status: 0 done, 1 a :class:`~pipeline.errors.Kanglu
 130 interrupted.
 """
 
+import importlib
 import re
 import sys
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.errors import KanglueError
 from pipeline.optional import EXTRAS, MissingPackageError
 from pipeline.text import json_text, printable
 
-__all__ = ["KanglueCommand", "KanglueGroup", "comma_separated", "echo", "emit", "with_flags"]
+__all__ = ["KanglueCommand", "KanglueGroup", "comma_separated", "echo", "emit", "measurements", "with_flags"]
 
 
 class KanglueCommand(click.Command):
@@ -89,6 +90,19 @@ def with_flags(command: click.Command, message: str) -> str:
         return name if option.is_flag or match["value"] is None else f"{name} {match['value'].strip(chr(39))}"
 
     return re.sub(r"`(?P<name>\w+)(?:=(?P<value>[^`]*))?`", flag, message)
+
+
+def measurements(name: str) -> Any:
+    """A module of `benchmarks/bench`, which a checkout has and an installed package does not."""
+    try:
+        return importlib.import_module(f"benchmarks.bench.{name}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("benchmarks"):
+            raise
+        raise KanglueError(
+            "expected the folder benchmarks/ of a checkout, found an installed package alone; clone the repository and "
+            "run `python embed.py bench` or `python fit_heads.py bench` there"
+        ) from error
 
 
 def emit(document: Any, as_json: bool, text: str | None = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import KanglueCommand, KanglueGroup, comma_separated, echo, emit
+from pipeline.cli.common import KanglueCommand, KanglueGroup, comma_separated, echo, emit, measurements
 
 __all__ = ["main"]
 
@@ -260,8 +260,6 @@ def bench(as_json: bool, **chosen: Any) -> None:
 
     Example: python embed.py bench --quick
     """
-    from pipeline.encode.bench import bench as measure
-    from pipeline.encode.tables import bench_text
-
-    found = measure(**chosen)
-    emit(found, as_json, bench_text(found))
+    encoding = measurements("encoding")
+    document = encoding.bench(**chosen)
+    emit(document, as_json, encoding.bench_text(document))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.encode.run import EmbedResult
     from pipeline.store import Prunable, Report
 
-__all__ = ["bench_text", "info_text", "list_table", "prune_table", "run_table", "size_text", "table", "verify_table"]
+__all__ = ["info_text", "list_table", "prune_table", "run_table", "size_text", "table", "verify_table"]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> str:
@@ -94,14 +94,3 @@ def prune_table(found: "Sequence[Prunable]") -> str:
     rows = [(str(one.path), one.reason, size_text(one.bytes)) for one in found]
     total = size_text(sum(one.bytes for one in found))
     return table(("path", "why", "size"), [*rows, ("", "in all", total)], left=2)
-
-
-def bench_text(found: dict[str, Any]) -> str:
-    """What was measured, a line for each figure; the seconds of every round stand in the document alone."""
-    rows = [
-        (name, f"{value:,.{2 if value < 1000 else 0}f}" if isinstance(value, float) else value)
-        for name, value in found.items()
-        if name not in ("seconds", "versions")
-    ]
-    versions = " ".join(f"{name} {value}" for name, value in found["versions"].items())
-    return table(("what", "found"), [*rows, ("versions", versions)], left=2)

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from pipeline.device import hardware, resolve_device
-from pipeline.fit.bench_document import Contestant, document, shape_name
 from pipeline.fit.engine import Epoch
 from pipeline.fit.engines import ready_engine
 from pipeline.fit.predict import FirstLayer
-from pipeline.fit.rivals import RIVALS, alone, missing, stacked
 from pipeline.heads.cost import parameters
 from pipeline.heads.families import build_network
 from pipeline.heads.resolve import resolve
 from pipeline.heads.starts import stack, start
 from pipeline.progress import bar, say
+
+from .baselines import BASELINES, alone, missing, stacked
+from .document import Contestant, document, shape_name
 
 __all__ = ["bench"]
 
@@ -148,7 +149,7 @@ class _Cell:
         for scaler in (True, False):
             yield "effi_kan", "pack", partial(self._pack, scaler)
         for mode in (self._alone, self._vmap):
-            for name in RIVALS:
+            for name in BASELINES:
                 yield name, mode.__name__.removeprefix("_"), partial(mode, name)
 
     def _pack(self, scaler: bool) -> list[Contestant]:
@@ -177,7 +178,7 @@ class _Cell:
         return [Contestant(name, "pack", heads, self.threads, weights, 24 * weights + clipping, visit)]
 
     def _network(self, name: str) -> tuple[torch.nn.Module, int]:
-        network = RIVALS[name](self.widths).to(self.on)
+        network = BASELINES[name](self.widths).to(self.on)
         return network, sum(one.numel() for one in network.parameters() if one.requires_grad)
 
     def _alone(self, name: str) -> list[Contestant]:

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from pipeline.errors import ConfigError
 
-__all__ = ["RIVALS", "alone", "efficient_kan", "missing", "stacked"]
+__all__ = ["BASELINES", "alone", "efficient_kan", "missing", "stacked"]
 
 GRID, ORDER = 5, 3
 #: pykan keeps [rows, inputs, outputs, bases] in memory: at 768 inputs a step takes seconds.
@@ -84,7 +84,7 @@ def _pykan(widths: tuple[int, ...]) -> nn.Module:
 
 
 #: Networks, by the name of their package.
-RIVALS: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
+BASELINES: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "efficient_kan": _efficient_kan,
     "flashkan": _flashkan,
     "inkan": _inkan,

@@ -16,6 +16,7 @@ from pipeline.device import resolve_device
 from pipeline.encode.blocks import default_batch_tokens, encode_block
 from pipeline.encode.encoders import Encoder, resolve
 from pipeline.encode.load import DTYPES, Loaded, load, load_model
+from pipeline.encode.tables import table
 from pipeline.encode.tokens import Tokens
 from pipeline.progress import bar, say
 from pipeline.sources import Row, open_source
@@ -226,3 +227,14 @@ def _processor() -> str:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def bench_text(found: dict[str, Any]) -> str:
+    """What was measured, a line for each figure; the seconds of every round stand in the document alone."""
+    rows = [
+        (name, f"{value:,.{2 if value < 1000 else 0}f}" if isinstance(value, float) else value)
+        for name, value in found.items()
+        if name not in ("seconds", "versions")
+    ]
+    versions = " ".join(f"{name} {value}" for name, value in found["versions"].items())
+    return table(("what", "found"), [*rows, ("versions", versions)], left=2)

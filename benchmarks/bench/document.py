@@ -75,7 +75,7 @@ def _row(one: Contestant) -> dict[str, Any]:
 
 
 def document(cells: Sequence[Cell], on: torch.device, threads: int, quick: bool, seconds: float) -> dict[str, Any]:
-    """The document of `fit_heads.py bench`, described at `pipeline.fit.bench.bench`."""
+    """The document of `fit_heads.py bench`, described at `benchmarks.bench.heads.bench`."""
     copied = statistics.median(speed for cell in cells for speed in cell.copies)
     rows, left_out, found = [], [], {}
     for cell in cells:
