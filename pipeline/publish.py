@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows: what a killed process leaves behind stays there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["publish", "replace_folder", "sync", "work_folder"]
+__all__ = ["publish", "replace_folder", "sync", "sync_entries", "work_folder"]
 
 #: Folders in which something is being made, hidden beside what it becomes.
 _PREFIX = ".work-"

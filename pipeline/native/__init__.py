@@ -10,12 +10,13 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from pipeline.hashing import hash_file
 from pipeline.progress import say
+from pipeline.publish import sync_entries, work_folder
 
 __all__ = ["library"]
 
@@ -54,23 +55,50 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         say("no C compiler (cc, gcc, clang) found: plain PyTorch and numpy do its work, several times slower")
         return None
-    folder = files(__name__)
-    text = "".join((folder / name).read_text() for name in (*HEADERS, *SOURCES))
+    sources = files(__name__)
+    text = "".join((sources / name).read_text() for name in (*HEADERS, *SOURCES))
     name = hashlib.sha256("\0".join((text, *FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
-    path = _cache_folder() / f"native-{name}.so"
     try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as work:
-                made = Path(work) / path.name
-                sources = [str(folder / source) for source in SOURCES]
-                command = [compiler, *FLAGS, "-o", str(made), *sources, "-lm"]
-                subprocess.run(command, check=True, capture_output=True, text=True)
-                os.replace(made, path)
-        return ctypes.CDLL(str(path))
+        folder = _own_folder(_cache_folder())
+        return ctypes.CDLL(str(_compiled(folder, name) or _compile(folder, name, compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
         cause = str(error)
         if isinstance(error, subprocess.CalledProcessError):
             cause = error.stderr.strip().partition("\n")[0]
-        say(f"the C code could not be compiled ({cause}): plain PyTorch and numpy do its work, several times slower")
+        say(f"the C code cannot be used ({cause}): plain PyTorch and numpy do its work, several times slower")
         return None
+
+
+def _own_folder(folder: Path) -> Path:
+    """The folder, made if need be; `OSError` where others could put a library there that this process would load."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "posix":
+        about = folder.stat()
+        if about.st_uid != os.geteuid():
+            raise OSError(f"{folder}: expected a folder of this user's, found another's; set XDG_CACHE_HOME")
+        if about.st_mode & 0o022:
+            raise OSError(f"{folder}: expected a folder that only its owner writes to, found others may; chmod go-w it")
+    return folder
+
+
+def _compiled(folder: Path, name: str) -> Path | None:
+    """The library, whose name ends in its SHA-256; what has another hash, or another owner, is removed."""
+    for path in folder.glob(f"native-{name}-*.so"):
+        own = os.name != "posix" or path.lstat().st_uid == os.geteuid()
+        if own and path.is_file() and not path.is_symlink() and path.stem.endswith(f"-{hash_file(path)}"):
+            return path
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _compile(folder: Path, name: str, compiler: str) -> Path:
+    """Compile the library and rename it into `folder` when it is whole."""
+    sources = files(__name__)
+    with work_folder(folder) as work:
+        made = work / "native.so"
+        command = [compiler, *FLAGS, "-o", str(made), *(str(sources / source) for source in SOURCES), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        path = folder / f"native-{name}-{hash_file(made)}.so"
+        sync_entries(made)
+        os.replace(made, path)
+    return path
