@@ -108,8 +108,15 @@ def replace_folder(new: Path, place: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Wait until every file and folder below `folder` is on the disk."""
+    """Wait until every file and folder below `folder` is on the disk, with the permissions of the user's umask.
+
+    The umask is seen in `folder`; libraries that write through temporary files would keep others from reading.
+    """
     below = [Path(root) / name for root, folders, files in os.walk(folder) for name in (*folders, *files)]
+    mode = folder.stat().st_mode
+    for path in below:
+        if not path.is_symlink():
+            path.chmod(mode & (0o777 if path.is_dir() else 0o666))
     if len(below) > _FEW and _sync_filesystem(folder):
         return
     for path in (*below, folder):

@@ -19,6 +19,7 @@ from pipeline.report.verdict import conclude
 from pipeline.store import CacheWriter
 from pipeline.sweep.results import Results
 from tests.helpers import browser as chromium
+from tests.helpers.results import reseal
 from tests.helpers.store_kit import ATTRIBUTES
 
 ATTACK = "<script>alert(1)</script>"
@@ -64,8 +65,10 @@ def swept(tmp_path_factory):
         old = store._run("SELECT DISTINCT fingerprint FROM heads WHERE task = 'sst2'")[0][0]
         store._run("PRAGMA foreign_keys = OFF")
         store._run("UPDATE caches SET class_names = ? WHERE fingerprint = ?", (json.dumps(["negative", ATTACK]), old))
+        reseal(store)
         for table in ("caches", "heads", "baselines", "labels"):
             store._run(f"UPDATE {table} SET fingerprint = ? WHERE fingerprint = ?", (cache.fingerprint, old))
+            reseal(store)
     return results, folder / "cache"
 
 
@@ -112,6 +115,7 @@ def test_hostile_names_are_text_everywhere(tmp_path):
             store._run(f"UPDATE heads SET {column} = ?", (f"{column}{ATTACK}",))
         store._run("UPDATE heads SET head = ? WHERE head = 'mlp'", (f"</svg>{ATTACK}",))
         store._run("UPDATE heads SET versions = ?", (json.dumps({ATTACK: ATTACK}),))
+        reseal(store)
     write_report(results, tmp_path / "r.html", cache=tmp_path)
     assert ATTACK not in (tmp_path / "r.html").read_text()
 
@@ -215,10 +219,12 @@ def test_diverged_heads_are_counted(tmp_path):
         for table, key in (("metrics", "head_id"), ("outputs", "head_id"), ("curves", "head_id")):
             store._run(f"DELETE FROM {table} WHERE {key} IN (SELECT id FROM heads WHERE head = 'mlp' AND seed < 2)")
         store._run("UPDATE heads SET status = 'diverged', diverged_at = 3 WHERE head = 'mlp' AND seed < 2")
+        reseal(store)
     assert any("2 of mlp" in reason for reason in verdict_of(results).cannot)
     with Results(results) as store:
         store._run("UPDATE heads SET status = 'diverged', diverged_at = 3")
         store._run("DELETE FROM metrics")
+        reseal(store)
     assert verdict_of(results).headline == "Nothing can be concluded: every head diverged."
     assert "every head diverged" in render(results)
 
@@ -228,8 +234,10 @@ def test_a_family_stands_with_the_configuration_its_selection_rows_chose(tmp_pat
                               seeds=3, epochs=2)  # fmt: skip
     with Results(results) as store:
         store._run("UPDATE metrics SET value = 0.1 WHERE split = 'selection'")
+        reseal(store)
         chosen = "SELECT id FROM heads WHERE json_extract(config, '$.lr') = 0.002"
         store._run(f"UPDATE metrics SET value = 0.9 WHERE split = 'selection' AND head_id IN ({chosen})")
+        reseal(store)
     found = gather(results, tmp_path)
     assert {line.config["lr"] for line in found.places[0].chosen.values()} == {0.002}
     assert len(found.lines) == 6

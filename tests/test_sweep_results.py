@@ -165,11 +165,11 @@ def test_a_database_made_by_another_process_between_two_looks(tmp_path, monkeypa
                 row = found.fetchone()
                 met.append(row)
                 Results(path, create=True).close()
-                return type("Cursor", (), {"fetchone": lambda _: row})()
+                return type("Cursor", (), {"fetchall": lambda _: [row]})()
             return found
 
-        def close(self):
-            self.connection.close()
+        def __getattr__(self, name):
+            return getattr(self.connection, name)
 
     def slowly(self, create):
         if not met:

@@ -8,6 +8,7 @@ from pipeline.cli.continual import continual
 from pipeline.cli.explain import explain, refine
 from pipeline.cli.finetune import finetune
 from pipeline.cli.heads import run, sweep
+from pipeline.cli.keep import forget, merge, verify
 from pipeline.cli.report import report
 from pipeline.cli.submit import submit
 from pipeline.cli.table import table
@@ -29,6 +30,9 @@ COMMANDS = (
     refine,
     continual,
     finetune,
+    verify,
+    forget,
+    merge,
     bench,
 )
 

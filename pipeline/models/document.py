@@ -16,10 +16,13 @@ from pipeline.heads.families import build_network
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 from pipeline.heads.resolve import read_config
-from pipeline.paths import check_name
+from pipeline.paths import check_name, child
 from pipeline.store.schema import check_attributes
 
-__all__ = ["HeadDocument", "arrays_sha256", "content_sha256", "fault", "read_document", "regular_file"]
+__all__ = [
+    "HeadDocument", "arrays_sha256", "content_sha256", "fault", "head_folder", "heads_folder", "read_document",
+    "regular_file",
+]  # fmt: skip
 
 #: Bytes of a `config.json`; a head's has some thousands.
 LARGEST = 4 << 20
@@ -42,6 +45,16 @@ class HeadDocument:
     diverged_at: int | None
     sha256: str | None
     format: str | None
+
+
+def heads_folder(results: Path) -> Path:
+    """The folder of a results database's saved heads: `heads/` beside it."""
+    return results.parent / "heads"
+
+
+def head_folder(results: Path, head: str) -> Path:
+    """The folder of one head, whose id must be a plain name. Raises `ResultsError`."""
+    return child(heads_folder(results), head, "head", ResultsError)
 
 
 def regular_file(file: Path) -> Path:

@@ -21,7 +21,14 @@ from pipeline.heads.forward import network_forward
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 from pipeline.metrics import classification_metrics, regression_metrics
-from pipeline.models.document import arrays_sha256, content_sha256, read_document, regular_file
+from pipeline.models.document import (
+    arrays_sha256,
+    content_sha256,
+    head_folder,
+    heads_folder,
+    read_document,
+    regular_file,
+)
 from pipeline.paths import child
 from pipeline.publish import replace_folder, sync, sync_entries, work_folder
 from pipeline.text import json_text
@@ -134,16 +141,6 @@ class SavedHead:
         else:
             found = classification_metrics(outputs.argmax(1)[None], labels.astype(np.int64), len(self.labels))
         return {name: float(value[0]) for name, value in found.items()}
-
-
-def heads_folder(results: Path) -> Path:
-    """The folder of a results database's saved heads: `heads/` beside it."""
-    return results.parent / "heads"
-
-
-def head_folder(results: Path, head: str) -> Path:
-    """The folder of one head, whose id must be a plain name. Raises `ResultsError`."""
-    return child(heads_folder(results), head, "head", ResultsError)
 
 
 def finetuned_folder(results: Path) -> Path:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,9 +11,9 @@ from pipeline.device import check_device_name
 from pipeline.heads.match import Match
 from pipeline.heads.match import describe as describe_matches
 from pipeline.heads.resolve import unused
-from pipeline.models.document import fault
 from pipeline.progress import say
 from pipeline.sweep.executor import Executor, LocalExecutor
+from pipeline.sweep.keep import sound
 from pipeline.sweep.plan import PlannedHead, Trials, count_trials, plan
 from pipeline.sweep.results import Results
 from pipeline.sweep.runner import Tally, train_heads
@@ -89,7 +88,7 @@ def run_sweep(
         # A search asks again when it has seen how its heads did, until it is over.
         while heads:
             new = {head.id: head for head in heads if head.id not in done}
-            stored, repaired = _sound(store.known(new), results)
+            stored, repaired = sound(store.known(new), results)
             todo = [head for name, head in new.items() if name not in stored]
             known += len(stored)
             on_plan(len(new), len(stored))
@@ -118,19 +117,6 @@ def run_sweep(
         searches=tuple(found),
         chosen=tuple(dict.fromkeys([*grid, *(head for document in found for head in document["heads"])])),
     )
-
-
-def _sound(known: Mapping[str, str], results: Path) -> tuple[set[str], set[str]]:
-    """Ids of stored heads whose files are there and sound, and of those to be trained again, which are named."""
-    folder = results.parent / "heads"
-    with ThreadPoolExecutor() as readers:
-        faults = dict(zip(known, readers.map(lambda name: fault(folder / name, known[name]), known), strict=True))
-    broken = {name: words for name, words in faults.items() if words is not None}
-    for name in list(broken)[:5]:
-        say(f"head {name}: stored, but its files in {folder} are {broken[name]}; it is trained again")
-    if len(broken) > 5:
-        say(f"and {len(broken) - 5} heads more")
-    return set(known) - set(broken), set(broken)
 
 
 def describe_searches(searches: Sequence[Mapping[str, Any]]) -> list[str]:
