@@ -216,7 +216,7 @@ class DataFile:
 
     def __init__(self, path: os.PathLike[str], end: int) -> None:
         self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self.end = max(end, SUPERBLOCK_BYTES)
         if os.fstat(self._descriptor).st_size < end:
             os.close(self._descriptor)
