@@ -42,7 +42,8 @@ class FileSource:
                     f"{path}: expected a column {column!r}, found {shortened(', '.join(self._table.columns), 300)}; "
                     "name one of these"
                 )
-        census, splits = LabelCensus(label), {}
+        census = LabelCensus(label)
+        splits: dict[str, None] = {}
         for where, split, _, value in self._records():
             census.add(value, split, where)
             if split not in splits:

@@ -64,7 +64,7 @@ class HubSource:
     def _label(self, label: int | float | None, split: str, position: int) -> int | float:
         if self.task.labels is None and label is not None:
             return float32(label)
-        if self.task.labels is not None and label in range(len(self.task.labels)):
+        if self.task.labels is not None and label is not None and label in range(len(self.task.labels)):
             return label
         raise self._error(f"a {self.task.name} label in every row of {split}", f"{label} in row {position}")
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, isnan, nan
-from typing import Any
+from typing import Any, cast
 
 from pipeline.errors import SourceError
 from pipeline.sources.base import float32, shortened
@@ -35,10 +35,9 @@ class Coding:
     def label(self, value: Any, split: str, where: str) -> int | float:
         """The class number or float of one value; -1 (NaN for regression) where there is none."""
         known = _read(value, where)
-        missing = known is None or (known == -1 and split in self.unlabelled)
-        if self.labels is None:
-            return nan if missing else float32(known)
-        return -1 if missing else self.codes[known]
+        if known is None or (known == -1 and split in self.unlabelled):
+            return nan if self.labels is None else -1
+        return float32(cast(float, known)) if self.labels is None else self.codes[cast(str | int, known)]
 
 
 @dataclass

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, SourceError, UnknownNameError
 from pipeline.sources.base import shortened
@@ -141,7 +141,8 @@ def _function(name: str, options: ToyOptions) -> ToyData:
     splits = {}
     for split in ("train", "validation"):
         # Values belong to the points as float32 holds them.
-        x = rng.uniform(*np.array(box).T, (options.rows, len(columns))).astype(np.float32)
+        low, high = np.array(box).T
+        x = rng.uniform(low, high, (options.rows, len(columns))).astype(np.float32)
         y = value(x.astype(np.float64)) + (options.noise or 0) * rng.normal(size=options.rows)
         if not np.isfinite(y).all() or np.abs(y).max() > _LARGEST:
             raise SourceError(f"{source}: expected values up to {_LARGEST:g}, found larger ones; give another --range")
@@ -209,6 +210,8 @@ def _own_table(name: str, options: ToyOptions, say: Callable[[str], None] | None
     from pipeline.sources.tables import open_table
 
     path = options.data
+    if path is None:
+        raise ConfigError(f"toy {name}: expected a file of your own as `data`, found none")
     table = open_table(path)
     split_column = options.split_column or ("split" if "split" in table.columns else None)
     for column in filter(None, (options.label, split_column)):
@@ -220,7 +223,9 @@ def _own_table(name: str, options: ToyOptions, say: Callable[[str], None] | None
     columns = [column for column in table.columns if column not in (options.label, split_column)]
     asked = [*columns, options.label, *([split_column] if split_column else [])]
     kept: dict[str, list[float]] = {column: [] for column in columns}
-    labels, splits, dropped = [], [], {}
+    labels: list[Any] = []
+    splits: list[Any] = []
+    dropped: dict[str, str] = {}
     for where, values in table.records(asked):
         for column, value in zip(columns, values, strict=False):
             if column not in dropped:
@@ -243,8 +248,8 @@ def _own_table(name: str, options: ToyOptions, say: Callable[[str], None] | None
     names = [split_named(split, f"{path} row {row}") for row, split in enumerate(splits)] if split_column else None
     if options.regression:
         labels = [_target(label, f"{path} row {row}") for row, label in enumerate(labels)]
-    task, found = labelled_splits(path, name, x, labels, names, say=say, regression=options.regression)
-    return ToyData(task, found, tuple(columns), path.resolve().name)
+    task, arrays = labelled_splits(path, name, x, labels, names, say=say, regression=options.regression)
+    return ToyData(task, arrays, tuple(columns), path.resolve().name)
 
 
 def _target(value: object, where: str) -> float:
@@ -257,7 +262,7 @@ def _target(value: object, where: str) -> float:
     return number
 
 
-def _number(value: object) -> float | None:
+def _number(value: Any) -> float | None:
     """A finite number, or `None`."""
     from math import isfinite
 

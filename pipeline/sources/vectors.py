@@ -154,7 +154,9 @@ def _join(path: Path, arrays: "Mapping[str, np.ndarray]") -> _Part:
             f"{path}: expected the keys x and y, or <split>_x and <split>_y, found {', '.join(arrays) or 'none'}; "
             "save the features under one of these names"
         )
-    parts, values, splits = [], [], []
+    parts: list[Any] = []
+    values: list[Any] = []
+    splits: list[str] = []
     for split in found:
         x, y = arrays[f"{split}_x"], arrays.get(f"{split}_y")
         labels = [None] * len(np.atleast_1d(x)) if y is None else _flat(path, f"{split}_y", y).tolist()
