@@ -29,7 +29,7 @@ def resolve_device(name: str) -> "torch.device":
         return torch.device("cpu")
     index = name.partition(":")[2]
     if int(index or 0) >= count:
-        raise DeviceError(f"device {name!r}: expected a GPU of that number, found {count} GPUs; use --device cpu")
+        raise DeviceError(f"device {name!r}: expected a GPU of that number, found {count} GPUs; use `device='cpu'`")
     return torch.device("cuda", int(index or 0))
 
 

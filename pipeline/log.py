@@ -44,14 +44,14 @@ def open_log(spec: str, results: Path) -> Log:
     """
     name, _, folder = spec.partition(":")
     if name not in LOGS:
-        raise UnknownNameError("tracker", name, tuple(LOGS), "write --log NAME or --log NAME:DIR")
+        raise UnknownNameError("tracker", name, tuple(LOGS), "write `log=NAME` or `log=NAME:DIR`")
     tracker = LOGS[name]
     require(*tracker.packages)
     place = Path(folder) if folder else results.parent / name
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--log {name}: expected a folder in {place} ({error.strerror}); name another") from error
+        raise ConfigError(f"`log` {name}: expected a folder in {place} ({error.strerror}); name another") from error
     return tracker.open(place)
 
 
@@ -90,7 +90,7 @@ class _TensorBoard:
 
         place = self._folder
         for name in (record["task"], record["encoder"], _title(record)):
-            place = child(place, name, "--log")
+            place = child(place, name, "`log`")
         with SummaryWriter(str(place), max_queue=1000, flush_secs=3600) as writer:
             writer.add_text("config", f"```json\n{json_text(record['config'], indent=2)}\n```")
             for name, value, epoch in scalars(record):
@@ -126,7 +126,7 @@ class _Mlflow:
                 self._client.search_experiments(max_results=1)
         except Exception as error:  # MLflow's, SQLAlchemy's and Alembic's own, for one fault: no database of MLflow's
             cause = " ".join(str(error).split())[:200]
-            raise ConfigError(f"--log mlflow: expected a database in {file} ({cause}); name another folder") from error
+            raise ConfigError(f"`log` mlflow: expected a database in {file} ({cause}); name another folder") from error
         self._experiments: dict[str, str] = {}
 
     def __call__(self, record: Mapping[str, Any]) -> None:
@@ -156,7 +156,7 @@ class _Mlflow:
             found = self._client.get_experiment_by_name(task)
             self._experiments[task] = (
                 self._client.create_experiment(
-                    task, artifact_location=child(self._folder / "artifacts", task, "--log").as_uri()
+                    task, artifact_location=child(self._folder / "artifacts", task, "`log`").as_uri()
                 )
                 if found is None
                 else found.experiment_id

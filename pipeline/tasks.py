@@ -172,7 +172,7 @@ TASKS: dict[str, Task] = {
 def task_named(name: str) -> Task:
     """The GLUE task of that name; the error for any other name lists the valid ones."""
     if name not in TASKS:
-        raise UnknownNameError("task", name, tuple(TASKS), "a file of your own needs --data FILE")
+        raise UnknownNameError("task", name, tuple(TASKS), "a file of your own needs `data=FILE`")
     return TASKS[name]
 
 

@@ -237,5 +237,5 @@ def test_effi_kan_is_refined_by_the_packs_trainer(place):
 
 
 def test_options_of_a_network_to_be_trained_are_refused_beside_a_head():
-    with pytest.raises(ConfigError, match="--hidden: expected it with --task alone, found HEAD 0123"):
+    with pytest.raises(ConfigError, match="`hidden`: expected it with `task` alone, found HEAD 0123"):
         explain_command(head="0123", hidden=[3])

@@ -180,7 +180,7 @@ FAULTS = {
     "[1]": "expected a JSON object with named values",
     "null": "expected a JSON object",
     "{}": "expected the key 'text' (and 'text_pair' for pairs), found none",
-    '{"sentence": "a"}': "found 'sentence'; --text and --text-pair name other keys",
+    '{"sentence": "a"}': "found 'sentence'; `text_key` and `pair_key` name other keys",
     '{"text": 5, "text_pair": "b"}': "expected a text under 'text', found '5'",
     '{"text": "a", "text_pair": ["b"]}': "expected a text under 'text_pair'",
     '{"text": "a"}': "expected two texts, as mrpc has, found one",

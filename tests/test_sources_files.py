@@ -270,15 +270,15 @@ def test_any_text_comes_back_from_csv_and_json(tmp_path_factory, texts):
 def test_open_source_checks_its_options(tmp_path):
     path = str(tmp_path / "own.csv")
     write_csv(tmp_path / "own.csv", ROWS)
-    assert "expected --text and --label, the name of a column" in message(open_source, "mine", path)
+    assert "expected `text_column` and `label_column`, the name of a column" in message(open_source, "mine", path)
     assert "the file's columns are body, other, mood, part" in message(open_source, "mine", path, text="body")
     for name in ("a/b", "..", ".hidden", "-x", "", "a b", "a\n"):
         with pytest.raises(ConfigError, match="expected a task name of letters"):
             open_source(name, path, text="body", label="mood")
     for data in ("hub", "sample"):
-        with pytest.raises(ConfigError, match=f"expected --split-column with a file .* --data {data}"):
+        with pytest.raises(ConfigError, match=f"expected `split_column` with a file .* `data` {data}"):
             open_source("mrpc", data, split_column="part")
-    with pytest.raises(UnknownNameError, match="a file of your own needs --data FILE"):
+    with pytest.raises(UnknownNameError, match="a file of your own needs `data=FILE`"):
         open_source("mine", "hub")
     assert isinstance(open_source("mrpc"), HubSource)
     assert "expected a file, found nothing" in message(open_source, "m", "no.csv", text="a", label="b")

@@ -75,7 +75,7 @@ def test_a_label_out_of_range_is_an_error(tmp_path):
     def change(table):
         return table.set_column(table.schema.names.index("label"), "label", pa.array([0] * 7 + [2]))
 
-    with pytest.raises(SourceError, match=r"expected a sst2 label in every row of train, found 2 in row 7; use --data"):
+    with pytest.raises(SourceError, match=r"expected a sst2 label in every row of train, found 2 in row 7; use `data"):
         list(rewrite(tmp_path, "sst2", change).rows("train"))
 
 
@@ -94,7 +94,7 @@ def test_no_network_is_one_line(tmp_path):
     assert result.returncode == 0, result.stderr
     (line,) = result.stdout.splitlines()
     assert line.startswith("expected the data set nyu-mll/glue, configuration mrpc, found it cannot be loaded (")
-    assert "use --data FOLDER with GLUE's own files" in line
+    assert "use `data=FOLDER` with GLUE's own files" in line
 
 
 def test_importing_sources_is_light():

@@ -138,7 +138,7 @@ def test_bad_options():
         make_toy("formula", ToyOptions(ranges=("z=0,1",)))
     with pytest.raises(UnknownNameError, match="ellipkinc"):
         make_toy("nothing", ToyOptions())
-    with pytest.raises(ConfigError, match="--expression"):
+    with pytest.raises(ConfigError, match="`expression`"):
         make_toy("moons", ToyOptions("x"))
     assert len(toy_names()) == len(set(toy_names())) == 2 + 6 + 3 + 5 + 4
 

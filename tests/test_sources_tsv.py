@@ -213,7 +213,7 @@ def test_open_source_takes_a_folder(tmp_path):
     write_tsv(TASKS["sst2"], tmp_path)
     source = open_source("sst2", str(tmp_path))
     assert [row.text for row in source.rows("train")] == TRICKY
-    with pytest.raises(ConfigError, match="--text, --label with a file of your own"):
+    with pytest.raises(ConfigError, match="`text_column`, `label_column` with a file of your own"):
         open_source("sst2", str(tmp_path), text="sentence", label="label")
     with pytest.raises(UnknownNameError, match="unknown task 'sst'"):
         open_source("sst", str(tmp_path))

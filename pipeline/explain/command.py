@@ -36,15 +36,15 @@ def explain_command(
     from pipeline.explain.symbols import library as check_library
 
     if (head is None) == (task is None):
-        raise ConfigError(f"expected HEAD or --task T, found {'neither' if head is None else 'both'}; give one of them")
-    aside = {"--encoder": encoder, "--features": features, "--hidden": hidden, "--seed": seed or None}
+        raise ConfigError(f"expected HEAD or `task=T`, found {'neither' if head is None else 'both'}; give one of them")
+    aside = {"`encoder`": encoder, "`features`": features, "`hidden`": hidden, "`seed`": seed or None}
     if head is not None and (given := [name for name, value in aside.items() if value is not None]):
-        raise ConfigError(f"{given[0]}: expected it with --task alone, found HEAD {head}, which has its own")
+        raise ConfigError(f"{given[0]}: expected it with `task` alone, found HEAD {head}, which has its own")
     if steps < 1 or not seconds > 0:
-        raise ConfigError(f"--steps, --seconds: expected numbers above 0, found {steps} and {seconds}")
+        raise ConfigError(f"`steps`, `seconds`: expected numbers above 0, found {steps} and {seconds}")
     lambs = tuple(lamb or (1e-2, 1e-3))
     if min(lambs) < 0 or lamb_entropy < 0:
-        raise ConfigError(f"--lamb, --lamb-entropy: expected numbers of at least 0, found {lambs} and {lamb_entropy}")
+        raise ConfigError(f"`lamb`, `lamb_entropy`: expected numbers of at least 0, found {lambs} and {lamb_entropy}")
     check_library(library)  # before anything is trained
     if head is None:
         ref = find_cache(Path(cache), task, encoder)

@@ -68,11 +68,11 @@ def peaks_data(per_peak: int = PER_PEAK) -> Stages:
 def class_stages(data: FitData, count: int | None) -> Stages:
     """Neighbouring classes together: `count` parts, two classes each by default (one, where there are under four)."""
     if data.task.labels is None:
-        raise ConfigError("--scenario class: expected a task with classes, found a regression; take domain")
+        raise ConfigError("`scenario='class'`: expected a task with classes, found a regression; take domain")
     classes = len(data.task.labels)
     count = count or (classes // 2 if classes >= 4 else classes)
     if not 2 <= count <= classes:
-        raise ConfigError(f"--stages: expected 2 to {classes}, the classes, found {count}")
+        raise ConfigError(f"`stages`: expected 2 to {classes}, the classes, found {count}")
     groups = np.array_split(np.arange(classes), count)
     part = np.concatenate([np.full(len(group), number) for number, group in enumerate(groups)])
     names = tuple("+".join(data.task.labels[one] for one in group) for group in groups)
@@ -84,7 +84,7 @@ def domain_stages(data: FitData, count: int | None) -> Stages:
     """The same labels in changing places: rows in order of the training features' first principal component."""
     count = count or 5
     if not 2 <= count <= 100:
-        raise ConfigError(f"--stages: expected 2 to 100, found {count}")
+        raise ConfigError(f"`stages`: expected 2 to 100, found {count}")
     train = data.features["train"].astype(np.float64)
     direction = np.linalg.svd(train - train.mean(0), full_matrices=False)[2][0]
     along = {split: data.features[split] @ direction for split in ("train", data.reported[0])}
@@ -158,15 +158,15 @@ def continual(
     chosen = parse_seeds(seeds)
     if scenario == "peaks":
         if task is not None or stages is not None:
-            raise ConfigError("--scenario peaks: expected neither TASK nor --stages, found one; it has its own data")
+            raise ConfigError("`scenario='peaks'`: expected neither TASK nor `stages`, found one; it has its own data")
         place, feature = peaks_data(), "pooled"
     else:
         if task is None:
-            raise ConfigError(f"--scenario {scenario}: expected a TASK, found none; name a cache's task")
+            raise ConfigError(f"`scenario` {scenario}: expected a TASK, found none; name a cache's task")
         ref = find_cache(Path(cache), task, encoder)
         feature = ref.feature(features)
         if options.get("token_pool") in TRAINED_POOLS:
-            raise ConfigError(f"--token-pool: expected mean or max here, found {options['token_pool']}")
+            raise ConfigError(f"`token_pool`: expected mean or max here, found {options['token_pool']}")
         data = load_data(ref, feature, options.get("scale") or "standard", options.get("token_pool"))
         place = (class_stages if scenario == "class" else domain_stages)(data, stages)
     regression = place.data.task.labels is None

@@ -48,7 +48,7 @@ def finer(tensors: dict[str, Tensor], intervals: int) -> dict[str, Tensor]:
         order = order_of(layer)
         old = layer["grid"][:, order : layer["grid"].shape[1] - order]
         if intervals < old.shape[1] - 1:
-            raise ConfigError(f"--grid: expected at least {old.shape[1] - 1} intervals, found {intervals}")
+            raise ConfigError(f"`grid`: expected at least {old.shape[1] - 1} intervals, found {intervals}")
         inner = _between(old, intervals + 1)
         # Points strictly inside: at the last knot a spline of half-open intervals is the next piece's.
         cells = _between(layer["grid"], 1 + 8 * (max(intervals, old.shape[1] - 1) + 2 * order))
@@ -86,9 +86,9 @@ def refine(
     if head.config.head not in ("kan", "effi_kan"):
         raise ConfigError(f"head {head.id}: expected kan or effi_kan, which have grids, found {head.config.head}")
     if not grids or list(grids) != sorted(set(grids)) or grids[0] <= head.config.grid:
-        raise ConfigError(f"--grid: expected rising numbers above {head.config.grid}, the head's, found {list(grids)}")
+        raise ConfigError(f"`grid`: expected rising numbers above {head.config.grid}, the head's, found {list(grids)}")
     if steps is not None and steps < 1:
-        raise ConfigError(f"--steps: expected at least 1, found {steps}")
+        raise ConfigError(f"`steps`: expected at least 1, found {steps}")
     data = data_of(head, cache, results)
     work = _Kan(head, data, steps) if head.config.head == "kan" else _Effi(head, data, steps)
     document: dict[str, Any] = {

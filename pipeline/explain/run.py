@@ -40,7 +40,7 @@ def data_of(head: SavedHead, cache: Path, results: Path) -> FitData:
     if head.config.token_pool in TRAINED_POOLS:
         raise ConfigError(
             f"head {head.id}: expected a head on one vector a row, found one with its own {head.config.token_pool} "
-            "over tokens; train one with --token-pool mean or max"
+            "over tokens; train one with `token_pool='mean'` or max"
         )
     task, encoder = head.provenance["task"], head.provenance["encoder"]
     if results.is_file():
@@ -51,7 +51,7 @@ def data_of(head: SavedHead, cache: Path, results: Path) -> FitData:
     if ref.fingerprint != head.provenance["fingerprint"]:
         raise CacheError(
             f"{ref.path}: expected the cache that head {head.id} was trained on, found another of that name; name its "
-            "folder with --cache"
+            "folder with `cache`"
         )
     return load_data(ref, head.config.features, head.config.scale, head.config.token_pool)
 
@@ -206,7 +206,7 @@ def explain(
             f"head {head.id}: expected a trained head, found one that diverged at step {head.diverged_at}"
         )
     if inputs is not None and not 1 <= inputs <= LARGEST_WIDTH:
-        raise ConfigError(f"--inputs: expected 1 to {LARGEST_WIDTH}, found {inputs}")
+        raise ConfigError(f"`inputs`: expected 1 to {LARGEST_WIDTH}, found {inputs}")
     data = data_of(head, cache, results)
     folder = out or results.parent / "explain" / head.id
     folder.mkdir(parents=True, exist_ok=True)
@@ -219,8 +219,8 @@ def explain(
     if len(kept) > LARGEST_WIDTH:
         work.document["failures"].append({
             "step": "formulas",
-            "reason": f"expected at most {LARGEST_WIDTH} inputs, found {len(kept)}; give --inputs {LARGEST_WIDTH} or "
-            "fewer to keep the most important, or train a head on --features reduced",
+            "reason": f"expected at most {LARGEST_WIDTH} inputs, found {len(kept)}; give `inputs` {LARGEST_WIDTH} or "
+            "fewer to keep the most important, or train a head on `features='reduced'`",
         })  # fmt: skip
         say(f"formulas: {work.document['failures'][-1]['reason']}")
     else:

@@ -228,9 +228,7 @@ def rows_of(ref: CacheRef) -> tuple[dict[str, list[Row]], dict[str, np.ndarray]]
         for split in cache.splits:
             view = cache[split]
             if "text" not in view.names:
-                raise CacheError(
-                    f"{ref.path}: expected texts to fine-tune on, found none; embed again without --no-text"
-                )
+                raise CacheError(f"{ref.path}: expected texts to fine-tune on, found none; embed again with texts")
             labels = np.asarray(view["label"])
             labelled = ~np.isnan(labels) if ref.task.labels is None else labels >= 0
             if labelled.any():

@@ -84,7 +84,7 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
         flag = f" --encoder {encoder}" if encoder else ""
         sample = root / "sample"
         there = (sample / _folder(encoder or DEFAULT_ENCODER) / file).is_file()
-        other = f"take the bundled sample's with --cache {sample}" if there else "name another folder with --cache"
+        other = f"take the bundled sample's with `cache` {sample}" if there else "name another folder with `cache`"
         raise CacheError(
             f"{task}: expected the cache {places[-1]}, found none; run `python embed.py run {name}{flag}` (or `make "
             f"embed`), or {other}"

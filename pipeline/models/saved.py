@@ -69,7 +69,7 @@ class SavedHead:
         if self.diverged_at is not None:
             raise ResultsError(
                 f"head {self.id}: expected a trained head, found one that diverged at step {self.diverged_at}; choose "
-                "another, or train it with a smaller --lr"
+                "another, or train it with a smaller `lr`"
             )
         return self
 

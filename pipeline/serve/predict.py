@@ -111,7 +111,7 @@ class Columns:
             expected = repr(text) if self.text else "'text' (and 'text_pair' for pairs)"
             raise SourceError(
                 f"{where}: expected the key {expected}, found {shortened(', '.join(record)) if record else 'none'}; "
-                "--text and --text-pair name other keys"
+                "`text_key` and `pair_key` name other keys"
             )
         for key in (text, pair):
             if not isinstance(record.get(key, ""), str) and not (key == pair and record[key] is None):

@@ -111,7 +111,7 @@ def submit(
         said = "; ".join(f"{name}: {why}" for name, why in missing.items())
         raise ResultsError(
             f"submit: expected predictions for all {len(FILES)} files, found none for {len(missing)} ({said}); train "
-            "these heads, or give --fill (constants, as the leaderboard wants all files) or --partial"
+            "these heads, or give `fill=True` (constants, as the leaderboard wants all files) or `partial=True`"
         )
     for file in FILES:
         if file.name in lines:
@@ -175,7 +175,7 @@ def _predicted(file: TestFile, head: "SavedHead", root: Path, partial: bool) -> 
         if rows != file.rows and not partial:
             raise CacheError(
                 f"{cache.path}: expected {file.rows:,} rows of {file.split} as GLUE's, found {rows:,}, which the "
-                "leaderboard refuses; embed the whole split, or give --partial"
+                "leaderboard refuses; embed the whole split, or give `partial=True`"
             )
         return [line for outputs in _outputs(cache, file.split, head) for line in words(file, outputs)]
 
@@ -198,7 +198,7 @@ def _cache_path(file: TestFile, head: "SavedHead", root: Path) -> Path:
     wanted = f"the cache of head {head.id}" if own else f"{file.task} encoded as the cache of head {head.id}"
     raise CacheError(
         f"{folder}: expected {wanted}, found none{differs}; run `python embed.py run {file.task} --encoder "
-        f"{about['encoder']}` with the options of the head's, or name another folder with --cache"
+        f"{about['encoder']}` with the options of the head's, or name another folder with `cache`"
     )
 
 
@@ -224,9 +224,9 @@ def _check_place(place: Path, force: bool) -> None:
         return
     ours = place.is_dir() and {entry.name for entry in place.iterdir()} <= {file.name for file in FILES}
     if not ours:
-        raise ConfigError(f"--out {place}: expected a new folder, found other things there; name another")
+        raise ConfigError(f"`out` {place}: expected a new folder, found other things there; name another")
     if any(place.iterdir()) and not force:
-        raise ConfigError(f"--out {place}: expected a new folder, found a submission there; --force replaces it")
+        raise ConfigError(f"`out` {place}: expected a new folder, found a submission there; `force=True` replaces it")
 
 
 def _write(place: Path, files: Mapping[str, Sequence[str]], archive: bool) -> str | None:

@@ -51,13 +51,18 @@ def open_source(
     A file (.csv, .jsonl, .json, .parquet) needs the names of its columns, `text` and `label`; nothing else takes them.
     Raises `UnknownNameError`, `ConfigError` or `SourceError`; rows that are wrong raise only when they are read.
     """
-    columns = {"--text": text, "--text-pair": text_pair, "--label": label, "--split-column": split_column}
+    columns = {
+        "`text_column`": text,
+        "`text_pair_column`": text_pair,
+        "`label_column`": label,
+        "`split_column`": split_column,
+    }
     given = [option for option, column in columns.items() if column is not None]
     path = Path(data)
     if data not in ("hub", "sample") and not path.is_dir() and (path.suffix.lower() in TABLES or path.is_file()):
         check_task_name(task)
         if not (text and label):
-            missing = " and ".join(option for option in ("--text", "--label") if not columns[option])
+            missing = " and ".join(option for option in ("`text_column`", "`label_column`") if not columns[option])
             raise ConfigError(
                 f"{data}: expected {missing}, the name of a column, found none given; "
                 f"the file's columns are {', '.join(open_table(path).columns)}"
@@ -65,19 +70,19 @@ def open_source(
         return FileSource(task, path, text=text, label=label, text_pair=text_pair, split_column=split_column)
     if given:
         raise ConfigError(
-            f"expected {', '.join(given)} with a file of your own alone, found it with --data {data}; "
-            "leave it out, or give --data FILE.csv, .jsonl or .parquet"
+            f"expected {', '.join(given)} with a file of your own alone, found it with `data` {data}; "
+            "leave it out, or give `data=FILE.csv`, .jsonl or .parquet"
         )
     if data == "sample":
         if task not in SAMPLE_TASKS:
-            raise UnknownNameError("task", task, SAMPLE_TASKS, "other tasks need --data hub or --data FOLDER")
+            raise UnknownNameError("task", task, SAMPLE_TASKS, "other tasks need `data='hub'` or `data=FOLDER`")
         return FolderSource(replace(GLUE_TASKS[task], rows=_SAMPLE_ROWS), _SAMPLE)
     known = task_named(task)
     if data == "hub":
         return HubSource(known)
     if not path.exists():
         raise SourceError(
-            f"--data {data}: expected hub, sample, a folder, or a file ending in {', '.join(TABLES)}, "
+            f"`data` {data}: expected hub, sample, a folder, or a file ending in {', '.join(TABLES)}, "
             "found nothing there; check the path"
         )
     return FolderSource(known, path)

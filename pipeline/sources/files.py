@@ -53,7 +53,7 @@ class FileSource:
         if self._drawn and len(splits) < 2:
             raise SourceError(
                 f"{path}: expected enough rows to draw train and validation, found too few different ones "
-                f"(all fell to {next(iter(splits))}); give more rows, or say with --split-column which is which"
+                f"(all fell to {next(iter(splits))}); give more rows, or say with `split_column` which is which"
             )
         self._coding = census.coding()
         self.splits: tuple[str, ...] = tuple(splits)

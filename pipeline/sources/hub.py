@@ -87,7 +87,7 @@ class HubSource:
     def _error(self, expected: str, found: str) -> SourceError:
         return SourceError(
             f"{self._repository}, configuration {self.task.name}: expected {expected}, found {found}; "
-            "use --data FOLDER with GLUE's own files"
+            "use `data=FOLDER` with GLUE's own files"
         )
 
 
@@ -104,8 +104,8 @@ def _load(repository: str, name: str, cache_dir: str | None) -> dict[str, Any]:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
             f"expected the data set {repository}, configuration {name}, found it cannot be loaded "
-            f"({type(error).__name__}: {cause[:200]}); check the network, or use --data FOLDER with GLUE's own files "
-            "or --data sample"
+            f"({type(error).__name__}: {cause[:200]}); check the network, or use `data=FOLDER` with GLUE's own files "
+            "or `data='sample'`"
         ) from error
 
 

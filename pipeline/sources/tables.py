@@ -37,7 +37,7 @@ def open_table(path: Path) -> Table:
     if opener is None:
         raise SourceError(f"{path}: expected a file ending in {', '.join(TABLES)}, found {path.suffix or 'no suffix'}")
     if not path.is_file():
-        raise SourceError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}; check --data")
+        raise SourceError(f"{path}: expected a file, found {'a folder' if path.is_dir() else 'nothing'}; check `data`")
     return opener(path)
 
 

@@ -99,18 +99,18 @@ def make_toy(name: str, options: ToyOptions, say: Callable[[str], None] | None =
     Raises `UnknownNameError`, `ConfigError` or `SourceError`.
     """
     if options.rows < 20:
-        raise ConfigError(f"--rows: expected at least 20, found {options.rows}")
+        raise ConfigError(f"`rows`: expected at least 20, found {options.rows}")
     if options.seed < 0:
-        raise ConfigError(f"--seed: expected a whole number of at least 0, found {options.seed}")
+        raise ConfigError(f"`seed`: expected a whole number of at least 0, found {options.seed}")
     if options.noise is not None and not 0 <= options.noise < 1e6:
-        raise ConfigError(f"--noise: expected a number of at least 0, found {options.noise}")
+        raise ConfigError(f"`noise`: expected a number of at least 0, found {options.noise}")
     if options.data is not None:
         return _own_table(name, options, say)
     known = {re.sub("[_-]", "", known): known for known in toy_names()}.get(re.sub("[_-]", "", name))
     if known is None:
-        raise UnknownNameError("toy", name, toy_names(), "or give --data FILE.csv or .parquet")
+        raise UnknownNameError("toy", name, toy_names(), "or give `data=FILE.csv` or .parquet")
     if known != "formula" and (options.expression or options.ranges):
-        raise ConfigError(f"--expression and --range: expected with the toy formula, found {known}; leave them out")
+        raise ConfigError(f"`expression` and `ranges`: expected with the toy formula, found {known}; leave them out")
     if known in TABLES:
         return _bundled_table(known, say)
     return _moons(options) if known == "moons" else _function(known, options)
@@ -127,7 +127,7 @@ def _function(name: str, options: ToyOptions) -> ToyData:
             where = ", ".join(f"{variable}={value:.4g}" for variable, value in pole.items())
             raise SourceError(
                 f"formula {expression}: expected a finite real value everywhere in its range, found none at {where}; "
-                "change the formula or give another --range"
+                "change the formula or give another `ranges`"
             )
         value, source = numeric(expression, columns), str(expression)
     else:
@@ -145,7 +145,7 @@ def _function(name: str, options: ToyOptions) -> ToyData:
         x = rng.uniform(low, high, (options.rows, len(columns))).astype(np.float32)
         y = value(x.astype(np.float64)) + (options.noise or 0) * rng.normal(size=options.rows)
         if not np.isfinite(y).all() or np.abs(y).max() > _LARGEST:
-            raise SourceError(f"{source}: expected values up to {_LARGEST:g}, found larger ones; give another --range")
+            raise SourceError(f"{source}: expected values up to {_LARGEST:g}, found larger ones; give another `ranges`")
         splits[split] = (x, y.astype(np.float32))
     if splits["train"][1].std() == 0:
         raise SourceError(f"{source}: expected a value that varies over its range, found a constant")
@@ -162,9 +162,9 @@ def _box(texts: Sequence[str], columns: Sequence[str]) -> list[tuple[float, floa
         except ValueError:
             low, high = 0.0, 0.0
         if not -1e12 < low < high < 1e12 or (equals and not name.strip()):
-            raise ConfigError(f"--range: expected low,high or variable=low,high, found {shortened(text)}")
+            raise ConfigError(f"`ranges`: expected low,high or variable=low,high, found {shortened(text)}")
         if equals and name.strip() not in found:
-            raise UnknownNameError("variable of --range", name.strip(), tuple(columns))
+            raise UnknownNameError("variable of `ranges`", name.strip(), tuple(columns))
         found |= {name.strip(): (low, high)} if equals else dict.fromkeys(columns, (low, high))
     return list(found.values())
 
@@ -218,7 +218,7 @@ def _own_table(name: str, options: ToyOptions, say: Callable[[str], None] | None
         if column not in table.columns:
             raise SourceError(
                 f"{path}: expected a column {column!r}, found {shortened(', '.join(table.columns), 300)}; name one of "
-                "these with --label or --split-column"
+                "these with `label` or `split_column`"
             )
     columns = [column for column in table.columns if column not in (options.label, split_column)]
     asked = [*columns, options.label, *([split_column] if split_column else [])]
@@ -258,7 +258,7 @@ def _target(value: object, where: str) -> float:
         return float("nan")
     number = _number(value)
     if number is None:
-        raise SourceError(f"{where}: expected a number as label (--regression), found {shortened(str(value))}")
+        raise SourceError(f"{where}: expected a number as label (`regression=True`), found {shortened(str(value))}")
     return number
 
 

@@ -98,7 +98,7 @@ def _find_files(task: Task, folder: Path) -> dict[str, Path]:
     """The first file that exists for each split."""
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        raise SourceError(f"{folder}: expected a folder with GLUE's task folders, found {found}; check --data")
+        raise SourceError(f"{folder}: expected a folder with GLUE's task folders, found {found}; check `data`")
     files: dict[str, Path] = {}
     own_name = folder.resolve().name.lower()
     for split, file in task.files.items():
@@ -112,7 +112,7 @@ def _find_files(task: Task, folder: Path) -> dict[str, Path]:
         looked = ", ".join(path for file in task.files.values() for path in file.paths)
         raise SourceError(
             f"{folder}: expected the task {task.name} as one of {looked}, found none of them; "
-            "give --data the folder that holds GLUE's task folders"
+            "give `data` the folder that holds GLUE's task folders"
         )
     return files
 
