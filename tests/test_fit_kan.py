@@ -167,7 +167,7 @@ def test_through_the_commands(tmp_path):
 
 def test_too_wide_is_said_before_anything_trains(tmp_path):
     write_cache(tmp_path / "cache", width=17)
-    with pytest.raises(ConfigError, match="at most 16 wide, found 17; use --features reduced"):
+    with pytest.raises(ConfigError, match="at most 16 wide, found 17; use `features='reduced'`"):
         pipeline.sweep(
             task=["rte"],
             head=["linear", "kan"],

@@ -42,11 +42,11 @@ def test_a_schedule_is_one_heads_stages():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"grid": (5, 10)}, "--grid-epochs: expected epochs, at least 1, for each grid of --grid 5,10, found none"),
-        ({"grid": (5, 10), "grid_epochs": (3,)}, "--grid-epochs: expected"),
-        ({"grid": (5, 10), "grid_epochs": (3, 0)}, "--grid-epochs: expected"),
-        ({"grid": (10, 5), "grid_epochs": (3, 3)}, "--grid: expected numbers of intervals that grow, found 10,5"),
-        ({"grid": (5, 10), "grid_epochs": (3, 3), "epochs": 7}, "--epochs: expected the sum of --grid-epochs, 6"),
+        ({"grid": (5, 10)}, "`grid_epochs`: expected epochs, at least 1, for each grid of `grid` 5,10, found none"),
+        ({"grid": (5, 10), "grid_epochs": (3,)}, "`grid_epochs`: expected"),
+        ({"grid": (5, 10), "grid_epochs": (3, 0)}, "`grid_epochs`: expected"),
+        ({"grid": (10, 5), "grid_epochs": (3, 3)}, "`grid`: expected numbers of intervals that grow, found 10,5"),
+        ({"grid": (5, 10), "grid_epochs": (3, 3), "epochs": 7}, "`epochs`: expected the sum of `grid_epochs`, 6"),
     ],
 )
 def test_a_wrong_schedule_says_so(options, said):

@@ -87,5 +87,5 @@ def test_what_cannot_be_extended_says_so():
     with pytest.raises(ConfigError, match="expected a head with a grid"):
         extend_grid(tensors, network, 5)
     network, tensors = head("effi_kan")
-    with pytest.raises(ConfigError, match="--grid: expected at least 1 interval, found 0"):
+    with pytest.raises(ConfigError, match="`grid`: expected at least 1 interval, found 0"):
         extend_grid(tensors, network, 0)

@@ -116,25 +116,25 @@ def test_an_unreachable_budget_is_one_line_that_names_one_that_all_reach():
     assert "\n" not in message
     assert "within 2% of 24,770 parameters at 384 features and 2 outputs" in message
     # effi_kan's 7 wide has 24,318 and fast_kan's 25,178: near enough, and not named.
-    assert "found as the nearest faster_kan: hidden 8 has 25,488 (+2.9%); all reach --budget " in message
+    assert "found as the nearest faster_kan: hidden 8 has 25,488 (+2.9%); all reach `budget` " in message
     budget = int(message.split("--budget ")[1].split(",")[0])
     assert all(not one.missed for _, one in Matching("params", budget).size(shapes, [None] * len(shapes), 384, 2))
 
 
 @pytest.mark.parametrize("budget", [1, 1000, 10**12])
 def test_a_budget_that_is_no_heads_is_one_line(budget):
-    with pytest.raises(ConfigError, match=rf"--match params: expected widths within 2% of {budget:,} parameters"):
+    with pytest.raises(ConfigError, match=rf"`match` params: expected widths within 2% of {budget:,} parameters"):
         Matching("params", budget).size([shape("effi_kan")], [None], 768, 2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("parms",), "unknown --match 'parms': expected one of params, flops, none"),
-        (("params", None, "kan"), "unknown --cost 'kan': expected one of counted, kanbefair"),
-        (("params", 0), "--budget: expected at least 1, found 0"),
-        (("none", 5000), "--budget 5000: expected --match params or --match flops with it"),
-        (("none", None, "kanbefair"), "--cost kanbefair: expected --match params or --match flops with it"),
+        (("parms",), "unknown `match` 'parms': expected one of params, flops, none"),
+        (("params", None, "kan"), "unknown `cost` 'kan': expected one of counted, kanbefair"),
+        (("params", 0), "`budget`: expected at least 1, found 0"),
+        (("none", 5000), "`budget` 5000: expected `match='params'` or `match='flops'` with it"),
+        (("none", None, "kanbefair"), "`cost` kanbefair: expected `match='params'` or `match='flops'` with it"),
     ],
 )
 def test_what_cannot_be_asked(arguments, message):
@@ -205,9 +205,9 @@ def test_matching_in_a_specification(tmp_path):
     (product,) = read_spec(path)
     assert (product.match, product.budget, product.cost) == ("flops", 5000, "kanbefair")
     for line, found in (
-        ("budget = 5", "--budget 5: expected --match"),
-        ('cost = "kanbefair"', "--cost kanbefair: expected --match"),
-        ('cost = "x"', "unknown --cost 'x'"),
+        ("budget = 5", "`budget` 5: expected `match="),
+        ('cost = "kanbefair"', "`cost` kanbefair: expected `match="),
+        ('cost = "x"', "unknown `cost` 'x'"),
         ('match = ["params"]', "one word for 'match'"),
         ("budget = 1.5", "whole number for 'budget'"),
     ):

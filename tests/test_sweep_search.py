@@ -53,7 +53,7 @@ def test_ranges(text, whole, found):
      ("a:b", False), ("1:inf", False), ("nan:1", False), ("1:2:log:log", False), ("-1:1:log", False)],
 )  # fmt: skip
 def test_bad_ranges_are_one_line_that_shows_good_ones(text, whole):
-    with pytest.raises(ConfigError, match=r"--weight-decay: expected values or a range such as .*, found '"):
+    with pytest.raises(ConfigError, match=r"`weight_decay`: expected values or a range such as .*, found '"):
         parse_range("weight_decay", text, whole=whole)
 
 
@@ -64,7 +64,7 @@ def test_whole_ranges_are_values_of_a_grid_and_others_need_a_search():
     ]
     assert len(product_from(table | {"hidden": "3:6"}, "sweep").combinations()) == 3
     for options in ({"lr": "1e-4:1e-2"}, {"hidden": "16:257:log"}):
-        with pytest.raises(ConfigError, match=r"expected values, .* or add --search random"):
+        with pytest.raises(ConfigError, match=r"expected values, .* or add `search='random'`"):
             product_from(table | options, "sweep").combinations()
     for options in ({"grid": ["3:6", 8]}, {"activation": "relu:gelu"}, {"grid_range": "-1:1"}):
         with pytest.raises(ConfigError, match="one range alone"):
@@ -75,10 +75,10 @@ def test_whole_ranges_are_values_of_a_grid_and_others_need_a_search():
     ("options", "message"),
     [
         ({"search": "bayes"}, "unknown search 'bayes': expected one of grid, random, tpe, halving"),
-        ({"trials": 5}, "--trials 5: expected --search"), ({"search": "random", "trials": 1}, "at least 2, found 1"),
-        ({"search": "random", "search_seed": -1}, "--search-seed: expected"),
-        ({"search": "halving", "epochs": [2, 20]}, "--epochs: expected one value in a search"),
-        ({"search": "random", "epochs": "2:20"}, "--epochs: expected one value in a search"),
+        ({"trials": 5}, "`trials` 5: expected `search="), ({"search": "random", "trials": 1}, "at least 2, found 1"),
+        ({"search": "random", "search_seed": -1}, "`search_seed`: expected"),
+        ({"search": "halving", "epochs": [2, 20]}, "`epochs`: expected one value in a search"),
+        ({"search": "random", "epochs": "2:20"}, "`epochs`: expected one value in a search"),
     ],
 )  # fmt: skip
 def test_a_search_that_cannot_be(options, message):

@@ -23,7 +23,7 @@ def test_seeds(text, seeds):
     "text", ["", "a", "3:", ":3", "5:5", "5:3", "-1", "0:-1", "1:2:3", "1,,2", "1.5", -1, [0, "a"]]
 )
 def test_bad_seeds_are_one_line_that_shows_good_ones(text):
-    with pytest.raises(ConfigError, match=r"--seeds: expected .* such as 0:10 or 1,4,9, found"):
+    with pytest.raises(ConfigError, match=r"`seeds`: expected .* such as 0:10 or 1,4,9, found"):
         parse_seeds(text)
 
 
@@ -87,9 +87,9 @@ def test_options_of_the_command_line_go_over_the_file(tmp_path):
         ('task = "rte"\nhead = []', "at least one head"),
         ('task = "rte"\nhead = "mlp"\nsweep = "all"', r"expected \[\[sweep\]\] tables"),
         ('task = "rte\nhead', "expected TOML"),
-        ('task = "rte"\nhead = "mlp"\nseeds = "x"', "--seeds: expected"),
-        ('task = "rte"\nhead = "mlp"\nhidden = "64,x"', "--hidden: expected numbers .* or none, found '64,x'"),
-        ('task = "rte"\nhead = "mlp"\ngrid_range = ["-1,"]', "--grid-range: expected numbers"),
+        ('task = "rte"\nhead = "mlp"\nseeds = "x"', "`seeds`: expected"),
+        ('task = "rte"\nhead = "mlp"\nhidden = "64,x"', "`hidden`: expected numbers .* or none, found '64,x'"),
+        ('task = "rte"\nhead = "mlp"\ngrid_range = ["-1,"]', "`grid_range`: expected numbers"),
     ],
 )
 def test_a_wrong_specification_is_one_line(tmp_path, text, message):

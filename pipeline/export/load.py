@@ -73,7 +73,7 @@ def load_weights(
         raise ResultsError(f"{path}: expected an exported folder or a safetensors file, found nothing")
     if path.is_dir():
         if head or task:
-            raise ConfigError(f"{path}: expected no --head and --task beside an exported folder, which knows them")
+            raise ConfigError(f"{path}: expected no `head` and `task` beside an exported folder, which knows them")
         made, metrics = _from_folder(path, Path(results)), {}
     else:
         made, metrics = _from_file(path, head, task, encoder, features, scale, sharpness, Path(cache))
@@ -174,7 +174,7 @@ def _from_file(
     sharpness: float | None, cache: Path,
 ) -> tuple[SavedHead, dict[str, dict[str, float]]]:  # fmt: skip
     if family is None or task is None:
-        raise ConfigError(f"{file}: expected --head FAMILY and --task TASK beside a state dict, found one or none")
+        raise ConfigError(f"{file}: expected `head=FAMILY` and `task=TASK` beside a state dict, found one or none")
     if family not in PACKAGES:
         raise UnknownNameError("family of a package's state dict", family, tuple(PACKAGES))
     parsed = from_package(family, read_tensors(file), str(file))
@@ -188,7 +188,7 @@ def _from_file(
     if (parsed.widths[0], parsed.widths[-1]) != (data.inputs, data.outputs):
         raise ResultsError(
             f"{file}: expected {data.inputs} inputs and {data.outputs} outputs for {feature!r} of {ref.path}, found "
-            f"{parsed.widths[0]} and {parsed.widths[-1]}; name the task, --features and --encoder it was trained on"
+            f"{parsed.widths[0]} and {parsed.widths[-1]}; name the task, `features` and `encoder` it was trained on"
         )
     network = build_network(config, data.inputs, data.outputs)
     made = SavedHead(

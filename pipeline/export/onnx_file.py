@@ -68,5 +68,5 @@ def _check(module: "object", file: Path, head: "SavedHead") -> None:
         if not worst <= TOLERANCE:
             raise ResultsError(
                 f"{file.name}: expected PyTorch's outputs within {TOLERANCE:g}, found {worst:.2g} between them; "
-                "export with --format torch"
+                "export with `format='torch'`"
             )

@@ -165,8 +165,8 @@ def to_package(family: str, network: NetworkSpec, tensors: Mapping[str, Tensor])
     package = PACKAGES[family]
     if any(layer.branches != package.branches or layer.bias != package.bias for layer in network.layers):
         raise ConfigError(
-            f"export: expected {family} with the layers of {package.name}, found other options (--base, --layer-norm), "
-            "for which the package has no weights; --format torch exports this head"
+            f"export: expected {family} with the layers of {package.name}, found other options (`base`, "
+            "`layer_norm=True`), for which the package has no weights; `format='torch'` exports this head"
         )
     return {
         f"layers.{index}.{name}": tensor.clone().contiguous()

@@ -85,7 +85,7 @@ def export(
     if loaded.config.token_pool in TRAINED_POOLS:
         raise ConfigError(
             f"head {loaded.id}: expected a head on one vector a row, found one with its own {loaded.config.token_pool} "
-            "over tokens, which has no export; --token-pool mean and max have"
+            "over tokens, which has no export; `token_pool='mean'` and max have"
         )
     _check_place(place, force)
     package = PACKAGES[loaded.config.head].name if format == "safetensors" and loaded.config.head in PACKAGES else None
@@ -106,7 +106,7 @@ def _check_place(place: Path, force: bool) -> None:
     if not place.exists():
         return
     if not place.is_dir():
-        raise ConfigError(f"--out {place}: expected a new folder, found a file there; name another")
+        raise ConfigError(f"`out` {place}: expected a new folder, found a file there; name another")
     if not any(place.iterdir()):
         return
     try:
@@ -114,6 +114,6 @@ def _check_place(place: Path, force: bool) -> None:
     except ResultsError:
         ours = False
     if not ours:
-        raise ConfigError(f"--out {place}: expected a new folder, found other things there; name another")
+        raise ConfigError(f"`out` {place}: expected a new folder, found other things there; name another")
     if not force:
-        raise ConfigError(f"--out {place}: expected a new folder, found an export there; --force replaces it")
+        raise ConfigError(f"`out` {place}: expected a new folder, found an export there; `force=True` replaces it")

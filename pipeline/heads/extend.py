@@ -38,13 +38,13 @@ def extend_grid(tensors: Mapping[str, Tensor], network: NetworkSpec, intervals: 
     Liu et al., KAN, arXiv 2404.19756). Raises `ConfigError` for a network without such a basis.
     """
     if intervals < 1:
-        raise ConfigError(f"--grid: expected at least 1 interval, found {intervals}")
+        raise ConfigError(f"`grid`: expected at least 1 interval, found {intervals}")
     if not any(branch.basis in _GRIDDED for layer in network.layers for branch in layer.branches):
         raise ConfigError(
             "expected a head with a grid (effi_kan, bspline_mlp, ensemble_kan or fourier_kan), found none"
         )
     if any(layer.knots for layer in network.layers):
-        raise ConfigError("expected a head on an even grid, found one whose knots follow the data (--update-grid)")
+        raise ConfigError("expected a head on an even grid, found one whose knots follow the data (`update_grid`)")
     layers, found, nested = [], dict(tensors), True
     for index, layer in enumerate(network.layers):
         if not any(branch.basis in _GRIDDED for branch in layer.branches):

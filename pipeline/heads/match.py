@@ -117,14 +117,14 @@ class Matching:
         Raises `UnknownNameError` or `ConfigError` for what cannot be.
         """
         if match not in (*MATCHES, "none"):
-            raise UnknownNameError("--match", match, (*MATCHES, "none"))
+            raise UnknownNameError("`match`", match, (*MATCHES, "none"))
         if cost not in COSTS:
-            raise UnknownNameError("--cost", cost, COSTS)
+            raise UnknownNameError("`cost`", cost, COSTS)
         if match == "none" and (budget is not None or cost != COSTS[0]):
-            given = f"--cost {cost}" if budget is None else f"--budget {budget}"
-            raise ConfigError(f"{given}: expected --match params or --match flops with it, found --match none")
+            given = f"`cost` {cost}" if budget is None else f"`budget` {budget}"
+            raise ConfigError(f"{given}: expected `match='params'` or `match='flops'` with it, found `match='none'`")
         if budget is not None and budget < 1:
-            raise ConfigError(f"--budget: expected at least 1, found {budget}")
+            raise ConfigError(f"`budget`: expected at least 1, found {budget}")
         self.match, self.budget, self.cost = match, budget, cost
 
     def size(
@@ -151,9 +151,9 @@ class Matching:
                 for one in {one.head: one for one in reversed(missed)}.values()
             )
             budget = self._reached_by_all(shapes, shape, worst.hidden, inputs, outputs)
-            remedy = f"all reach --budget {budget}" if budget else "change --budget or --hidden"
+            remedy = f"all reach `budget` {budget}" if budget else "change `budget` or `hidden`"
             raise UnmatchedError(
-                f"--match {self.match}: expected widths within {TOLERANCE:.0%} of {missed[0].budget:,} "
+                f"`match` {self.match}: expected widths within {TOLERANCE:.0%} of {missed[0].budget:,} "
                 f"{MATCHES[self.match]} at {inputs} features and {outputs} outputs, found as the nearest {found}; "
                 f"{remedy}, or leave {' and '.join(dict.fromkeys(one.head for one in missed))} out"
             )
@@ -188,8 +188,8 @@ class Matching:
         found = cost_of(config, inputs, outputs, self.match, self.cost)
         if found is None:
             raise ConfigError(
-                f"--cost {self.cost}: expected families that it has formulas for ({', '.join(PUBLISHED)}, without "
-                f"--layer-norm), found {config.head}; leave it out, or match by --cost {COSTS[0]}"
+                f"`cost` {self.cost}: expected families that it has formulas for ({', '.join(PUBLISHED)}, without "
+                f"`layer_norm=True`), found {config.head}; leave it out, or match by `cost` {COSTS[0]}"
             )
         return found
 

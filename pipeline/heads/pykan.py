@@ -34,9 +34,9 @@ class PykanNetwork:
         """A network of at most `LARGEST_WIDTH` inputs; raises `ConfigError` for more."""
         if widths[0] > LARGEST_WIDTH:
             raise ConfigError(
-                f"head 'kan': expected features at most {LARGEST_WIDTH} wide, found {widths[0]}; use --features "
-                "reduced (embed.py run --reduce-size sets its width), or explain another family's head: it is pruned "
-                "first"
+                f"head 'kan': expected features at most {LARGEST_WIDTH} wide, found {widths[0]}; use "
+                "`features='reduced'` (embed.py run --reduce-size sets its width), or explain another family's head: "
+                "it is pruned first"
             )
         return cls(widths, intervals, order)
 

@@ -25,13 +25,13 @@ def scheduled(options: Mapping[str, Any]) -> dict[str, Any]:
     whole = [isinstance(one, int) and not isinstance(one, bool) and one >= 1 for one in (*grid, *epochs)]
     if len(grid) != len(epochs) or not all(whole):
         raise ConfigError(
-            f"--grid-epochs: expected epochs, at least 1, for each grid of --grid {_text(grid)}, found {_text(epochs)}"
+            f"`grid_epochs`: expected epochs, at least 1, for each grid of `grid` {_text(grid)}, found {_text(epochs)}"
         )
     if any(later <= before for before, later in itertools.pairwise(grid)):
-        raise ConfigError(f"--grid: expected numbers of intervals that grow, found {_text(grid)}")
+        raise ConfigError(f"`grid`: expected numbers of intervals that grow, found {_text(grid)}")
     if found.get("epochs") not in (None, sum(epochs)):
         raise ConfigError(
-            f"--epochs: expected the sum of --grid-epochs, {sum(epochs)}, found {found['epochs']}; leave it out"
+            f"`epochs`: expected the sum of `grid_epochs`, {sum(epochs)}, found {found['epochs']}; leave it out"
         )
     found |= {"grid": grid[-1], "epochs": sum(epochs)}
     return found | ({"earlier_grids": tuple(grid[:-1]), "grid_epochs": epochs} if len(grid) > 1 else {})

@@ -23,7 +23,7 @@ def with_costs(results: Results, heads: Iterable[dict[str, Any]], cost: str = CO
     version does not know the head's options, or KANbeFair has no formula for its family.
     """
     if cost not in COSTS:
-        raise UnknownNameError("cost", cost, COSTS)
+        raise UnknownNameError("`cost`", cost, COSTS)
     outputs = {key: 1 if names is None else len(names) for key, names in results.class_names().items()}
     counted: dict[tuple[str, str], dict[str, int | None]] = {}
     documents = []

@@ -39,21 +39,21 @@ def query(path: str | Path, statement: str, values: Sequence[Any] = ()) -> tuple
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise ResultsError(f"{path}: expected a results database ({error}); name another with --results") from error
+        raise ResultsError(f"{path}: expected a results database ({error}); name another with `results`") from error
     connection.set_authorizer(_authorise)
     connection.set_progress_handler(lambda: 0, _STEPS)  # Python sees an interrupt between two calls of it
     try:
         cursor = connection.execute(statement, tuple(values))
         if cursor.description is None:
-            raise ConfigError("--sql: expected a SELECT, found a statement without rows; the database is only read")
+            raise ConfigError("`sql`: expected a SELECT, found a statement without rows; the database is only read")
         names = [column[0] for column in cursor.description]
         return names, [tuple(map(_plain, row)) for row in cursor]
     except (sqlite3.Error, sqlite3.Warning) as error:
         if "authoriz" in str(error) or "prohibited" in str(error):
             raise ConfigError(
-                f"--sql: expected one SELECT, found a statement that does more ({error}); the database is only read"
+                f"`sql`: expected one SELECT, found a statement that does more ({error}); the database is only read"
             ) from error
-        raise ConfigError(f"--sql: expected one SELECT that runs, found {error}; see docs/results.md") from error
+        raise ConfigError(f"`sql`: expected one SELECT that runs, found {error}; see docs/results.md") from error
     finally:
         connection.close()
 

@@ -54,5 +54,5 @@ def parse_range(name: str, text: str, *, whole: bool) -> Range:
         or (found.log and found.low <= 0)
     ):
         good = "3:10 or 16:257:log (half-open)" if whole else "0:0.1 or 1e-4:1e-2:log"
-        raise ConfigError(f"--{name.replace('_', '-')}: expected values or a range such as {good}, found {text!r}")
+        raise ConfigError(f"`{name}`: expected values or a range such as {good}, found {text!r}")
     return found

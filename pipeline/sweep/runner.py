@@ -144,8 +144,8 @@ class _Runner:
         least, free = group.sizer.bytes[0] / 2**30, self.executor.free_bytes() / 2**30
         self.tally.failures += [
             f"{head.cache.task.name} {head.config.head}, seed {head.config.seed}: expected more than {least:.1f} GiB "
-            f"of free memory on {self.executor.device} for this head alone, found {free:.1f}; give a smaller --hidden, "
-            "--grid or --batch-size, or another --device"
+            f"of free memory on {self.executor.device} for this head alone, found {free:.1f}; give a smaller `hidden`, "
+            "`grid` or `batch_size`, or another `device`"
             for head in heads
         ]
         self.progress.pack("").end(len(heads), sum(map(head_work, heads)))

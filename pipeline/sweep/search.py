@@ -218,7 +218,7 @@ class Study:
         if missed is not None and not self._seen:
             raise missed
         if missed is not None:
-            say(f"{self.name}: {self._unmatched - unmatched} draws left out: no width comes near the budget of --match")
+            say(f"{self.name}: {self._unmatched - unmatched} draws left out: no width comes near the budget")
         if self._exhausted and self._drawn < self.asked:
             differ = f"{self._drawn} configuration{'s' * (self._drawn != 1)}"
             say(f"{self.name}: {self.asked} trials asked, but only {differ} found that differ; give lists or ranges")

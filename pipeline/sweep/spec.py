@@ -44,7 +44,7 @@ def parse_seeds(text: str | int | Iterable[int]) -> tuple[int, ...]:
         except ValueError:
             ends = []
         if len(ends) not in (1, 2) or min(ends) < 0 or ends[-1] < ends[0] + len(ends) - 1 or ends[-1] >= 1 << 63:
-            raise ConfigError(f"--seeds: expected numbers and ranges such as 0:10 or 1,4,9, found {text!r}")
+            raise ConfigError(f"`seeds`: expected numbers and ranges such as 0:10 or 1,4,9, found {text!r}")
         seeds += range(*ends) if len(ends) == 2 else ends
     return tuple(dict.fromkeys(seeds))
 
@@ -82,17 +82,17 @@ class Product:
         if self.search == "grid":
             if self.trials is not None:
                 raise ConfigError(
-                    f"--trials {self.trials}: expected --search random, tpe or halving with it, found none"
+                    f"`trials` {self.trials}: expected `search='random'`, tpe or halving with it, found none"
                 )
             return
         if self.trials is not None and self.trials < 2:
-            raise ConfigError(f"--trials: expected at least 2, found {self.trials}")
+            raise ConfigError(f"`trials`: expected at least 2, found {self.trials}")
         if self.search_seed < 0:
-            raise ConfigError(f"--search-seed: expected a whole number of at least 0, found {self.search_seed}")
+            raise ConfigError(f"`search_seed`: expected a whole number of at least 0, found {self.search_seed}")
         epochs = self.options.get("epochs", (None,))
         if isinstance(epochs, Range) or len(epochs) != 1:
             raise ConfigError(
-                "--epochs: expected one value in a search, whose trials all have one budget, found several"
+                "`epochs`: expected one value in a search, whose trials all have one budget, found several"
             )
 
     def first(self) -> tuple[str, dict[str, Any]]:
@@ -111,8 +111,9 @@ class Product:
 def _values(name: str, given: tuple[Any, ...] | Range) -> tuple[Any, ...]:
     values = given.values() if isinstance(given, Range) else given
     if values is None:
-        flag = "--" + name.replace("_", "-")
-        raise ConfigError(f"{flag} {given}: expected values, since every combination is tried; or add --search random")
+        raise ConfigError(
+            f"`{name}` {given}: expected values, since every combination is tried; or add `search='random'`"
+        )
     return values
 
 
@@ -123,7 +124,7 @@ def _listed(name: str, value: Any) -> tuple[Any, ...] | Range:
     flat = list(itertools.chain(*(_items(one) for one in found)))
     whole = option_type(name) is int
     if len(flat) != 1 or option_type(name) not in (int, float) or name == "grid_range":
-        raise ConfigError(f"--{name.replace('_', '-')}: expected values, or one range alone, found {value!r}")
+        raise ConfigError(f"`{name}`: expected values, or one range alone, found {value!r}")
     return parse_range(name, flat[0], whole=whole)
 
 
@@ -148,7 +149,7 @@ def _sequence(name: str, text: str) -> tuple[Any, ...]:
         return tuple(option_type(name)(number) for number in text.split(","))
     except ValueError:
         words = "numbers with commas between them" + (", or none" if name == "hidden" else "")
-        raise ConfigError(f"--{name.replace('_', '-')}: expected {words}, found {text!r}") from None
+        raise ConfigError(f"`{name}`: expected {words}, found {text!r}") from None
 
 
 def product_from(table: Mapping[str, Any], where: str) -> Product:
@@ -166,7 +167,7 @@ def product_from(table: Mapping[str, Any], where: str) -> Product:
         given["seeds"] = parse_seeds(keys["seeds"])
     for name in ("task", "head"):
         if name not in given:
-            wanted = f"--{name}, or a SPEC.toml with it" if where == "sweep" else f"the key {name!r}"
+            wanted = f"`{name}`, or a SPEC.toml with it" if where == "sweep" else f"the key {name!r}"
             raise ConfigError(f"{where}: expected {wanted}, found {', '.join(table) or 'none'}")
     for name, kind in _SCALARS.items():
         value = keys.get(name)
