@@ -17,9 +17,9 @@ from pipeline.fit.engines import choose_engine
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.cost import parameters
 from pipeline.heads.families import PACKABLE, build_network
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.match import cost_of, fit_widths
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 INPUTS, CLASSES, ROUNDS = 768, 2, 21
 #: Steps of an epoch by batch; on a GPU many times more, so that its end is not what is timed.

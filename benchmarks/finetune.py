@@ -25,8 +25,8 @@ from pipeline.finetune.run import rows_of
 from pipeline.finetune.train import tokenise
 from pipeline.fit.data import fit_scaling
 from pipeline.heads.families import build_network
+from pipeline.heads.initialization import start
 from pipeline.heads.resolve import resolve as resolve_head
-from pipeline.heads.starts import start
 from pipeline.models.caches import find_cache
 
 

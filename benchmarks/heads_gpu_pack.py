@@ -9,8 +9,8 @@ from pipeline.fit.engine import Engine, Epoch
 from pipeline.fit.engines import choose_engine
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.families import build_network
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 ROWS = 3668
 GPU = torch.device("cuda")

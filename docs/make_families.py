@@ -16,7 +16,7 @@ from docs.family_facts import FACTS, SPLINE_FLOPS
 from docs.generated import write_or_check
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters, product_flops, training_flops
-from pipeline.heads.families import ACTIVATIONS, HEADS, PACKABLE, build_network
+from pipeline.heads.families import ACTIVATIONS, FAMILIES, PACKABLE, build_network
 from pipeline.heads.kanbefair import published_cost
 from pipeline.heads.network import Branch, Grid, LayerSpec
 from pipeline.heads.resolve import resolve
@@ -145,7 +145,7 @@ def page() -> str:
         pools="\n".join(_pools()),
         spline=f"`{SPLINE_FLOPS}`",
     )
-    return intro + "".join(f"\n{_section(family)}" for family in HEADS)
+    return intro + "".join(f"\n{_section(family)}" for family in FAMILIES)
 
 
 def _section(family: str) -> str:
@@ -160,7 +160,7 @@ def _section(family: str) -> str:
 
 - Parameters of a layer: `{facts.parameters}`
 - FLOPs of a layer, one row forward: `{facts.flops}`
-- Source: {HEADS[family].source}{facts.link and f" ({facts.link})"}
+- Source: {FAMILIES[family].source}{facts.link and f" ({facts.link})"}
 
 ![{_caption(family)}](families/{family}.svg)
 """
@@ -179,7 +179,7 @@ def _caption(family: str) -> str:
 
 def _layer(family: str) -> LayerSpec:
     """A layer behind the first, where every branch of a family shows; pykan's has even knots before it sees data."""
-    if HEADS[family].own_loop:
+    if FAMILIES[family].own_loop:
         config = _config(family)
         grid = Grid(*config.grid_range, intervals=config.grid, order=config.order)
         return LayerSpec(1, OUTPUTS, (Branch("b_spline"), Branch("silu")), grid)
@@ -196,13 +196,13 @@ def pictures() -> dict[str, str]:
         "axes.axisbelow": True, "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "lines.linewidth": 1.5,
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        return {family: _picture(family) for family in HEADS}
+        return {family: _picture(family) for family in FAMILIES}
 
 
 def _picture(family: str) -> str:
     from matplotlib.figure import Figure
 
-    panels = HEADS[family].stacks or PANELS.get(family, (family,))
+    panels = FAMILIES[family].stacks or PANELS.get(family, (family,))
     figure = Figure(figsize=(9.6 if len(panels) > 1 else 7.2, 2.4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         DRAWN.get(panel, _draw_bases)(axes, panel)
@@ -283,7 +283,7 @@ def main(arguments: list[str]) -> int:
     """
     text, check = {HERE / "families.md": page()}, "--check" in arguments
     if check:
-        missing = [path for family in HEADS if not (path := _place(family)).is_file()]
+        missing = [path for family in FAMILIES if not (path := _place(family)).is_file()]
         for path in missing:
             print(f"{path}: missing; run make docs", file=sys.stderr)
         return write_or_check(text, check=True) or int(bool(missing))

@@ -91,7 +91,7 @@ class HeadClassifier(ClassifierMixin, _Head):
 
     Parameters
     ----------
-    head : family, one of `pipeline.heads.families.HEADS`.
+    head : family, one of `pipeline.heads.families.FAMILIES`.
     epochs, batch_size, lr, hidden, grid, scale, ... : the options of a head (`fit_heads.py run --help`), all of them;
         `None` is the clean protocol's default.
     random_state : seed of the replicate: initial weights, order of minibatches, rows held out to choose the epoch.

@@ -6,14 +6,14 @@ from docs.family_facts import FACTS, SPLINE_FLOPS
 from docs.generated import write_or_check
 from docs.make_families import HERE, page
 from pipeline.heads.cost import forward_flops, parameters
-from pipeline.heads.families import HEADS, PACKABLE, build_network
+from pipeline.heads.families import FAMILIES, PACKABLE, build_network
 from pipeline.heads.network import BASES, NetworkSpec
 from pipeline.heads.resolve import resolve
 
 
 def test_every_family_stands_in_the_page_with_a_picture():
-    assert set(FACTS) == set(HEADS)
-    for family in HEADS:
+    assert set(FACTS) == set(FAMILIES)
+    for family in FAMILIES:
         assert (HERE / "families" / f"{family}.svg").read_text(encoding="utf-8").startswith("<?xml")
     assert (HERE / "families.md").read_text(encoding="utf-8") == page(), "run make docs"
 

@@ -19,12 +19,12 @@ from pipeline import HeadClassifier, HeadRegressor
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.fit.data import FitData, fit_scaling
 from pipeline.fit.train import train_pack
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 from pipeline.heads.resolve import resolve
 from pipeline.sweep.spec import HEAD_OPTIONS
 from pipeline.tasks import own_task
 
-PACKABLE = [name for name, family in HEADS.items() if not family.own_loop]
+PACKABLE = [name for name, family in FAMILIES.items() if not family.own_loop]
 
 
 @pytest.mark.parametrize("estimator", [HeadClassifier(hidden=(8,)), HeadRegressor()], ids=["classifier", "regressor"])

@@ -21,8 +21,8 @@ from pipeline.explain.symbols import fit_symbol, library
 from pipeline.fit.data import fit_scaling
 from pipeline.fit.kan_forward import forward, start, update_grids
 from pipeline.heads.families import PACKABLE, build_network
+from pipeline.heads.initialization import start as first_weights
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import start as first_weights
 from pipeline.models.saved import SavedHead
 from tests.helpers.synthetic_caches import fit_data
 

@@ -27,14 +27,14 @@ from pipeline.export.torch_file import network_document, state_of, torch_source
 from pipeline.fit.data import Scaling
 from pipeline.heads.bases import EXPANSIONS
 from pipeline.heads.cost import parameters, product_flops
-from pipeline.heads.families import ACTIVATIONS, HEADS, build_network
+from pipeline.heads.families import ACTIVATIONS, FAMILIES, build_network
+from pipeline.heads.initialization import start
 from pipeline.heads.network import BASES, Branch, Grid, LayerSpec, NetworkSpec
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import start
 from pipeline.models.saved import SavedHead, load_head
 from tests.helpers.synthetic_caches import arrays_of, write_cache
 
-PACKABLE = [name for name, family in HEADS.items() if not family.own_loop]
+PACKABLE = [name for name, family in FAMILIES.items() if not family.own_loop]
 LABELS = ("no", "yes", 'a "third"')
 
 
@@ -342,7 +342,7 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     write_cache(root / "cache", width=6)
     pipeline.sweep(
-        task=["rte"], head=list(HEADS), encoder=["tiny"], cache=root / "cache", results=root / "r.sqlite", hidden=4,
+        task=["rte"], head=list(FAMILIES), encoder=["tiny"], cache=root / "cache", results=root / "r.sqlite", hidden=4,
         epochs=2, device="cpu", seeds="0:3",
     )  # fmt: skip
     from pipeline.sweep.results import Results
@@ -359,7 +359,7 @@ def run(place, *arguments):
 
 
 @pytest.mark.parametrize("form", ["torch", "safetensors"])
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_exported_folder_loads_back_as_the_same_head(trained, tmp_path, family, form):
     root, ids = trained
     done = run(trained, "export", ids[family], "--format", form, "--out", str(tmp_path / "out"), "--json")
@@ -506,15 +506,15 @@ def test_a_wrong_state_dict_is_one_line(trained, tmp_path, name):
         (("export", "ID", "--out", "FILE/below"), "expected to write an export"),
         (("load", "none"), "none: expected an exported folder or a safetensors file, found nothing"),
         (("export", "ID", "--format", "pickle"), "unknown format 'pickle': expected one of torch, safetensors, onnx"),
-        (("export", "ID", "--out", "HEADS"), "expected a new folder, found other things there"),
-        (("export", "ID", "--out", "HEADS", "--force"), "expected a new folder, found other things there"),
+        (("export", "ID", "--out", "FAMILIES"), "expected a new folder, found other things there"),
+        (("export", "ID", "--out", "FAMILIES", "--force"), "expected a new folder, found other things there"),
         (("export", "ID", "--out", "FILE"), "expected a new folder, found a file there"),
         (("load", "none.safetensors", "--head", "effi_kan", "--task", "rte"), "found nothing"),
         (("load", "FILE", "--head", "effi_kan", "--task", "rte"), "expected a whole safetensors file"),
         (("load", "PICKLE", "--head", "effi_kan", "--task", "rte"), "pickled weights are never loaded"),
         (("load", "FILE"), "expected --head FAMILY and --task TASK beside a state dict"),
         (("load", "FILE", "--head", "mlp", "--task", "rte"), "expected one of effi_kan, fast_kan, faster_kan"),
-        (("load", "HEADS"), "expected an exported head's, found no format in it"),
+        (("load", "FAMILIES"), "expected an exported head's, found no format in it"),
         (("load", "EMPTY"), "config.json: expected a file, found nothing"),
         (("load", "EMPTY", "--head", "mlp"), "expected no --head and --task beside an exported folder"),
     ],
@@ -525,7 +525,7 @@ def test_mistakes_are_one_line(trained, tmp_path, arguments, words):
     (tmp_path / "file").write_text("x" * 50)
     torch.save({"a": torch.zeros(2)}, tmp_path / "p.pt")
     (tmp_path / "empty").mkdir()
-    places = {"ID": ids["mlp"], "HEADS": str(head), "FILE": str(tmp_path / "file"), "PICKLE": str(tmp_path / "p.pt"),
+    places = {"ID": ids["mlp"], "FAMILIES": str(head), "FILE": str(tmp_path / "file"), "PICKLE": str(tmp_path / "p.pt"),
               "EMPTY": str(tmp_path / "empty")}  # fmt: skip
     done = run(trained, *(places.get(one, one.replace("FILE/", str(tmp_path / "file") + "/")) for one in arguments))
     assert (done.exit_code, done.stdout) == (1, "")

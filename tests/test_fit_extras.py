@@ -15,8 +15,8 @@ from pipeline.fit.predict import FirstLayer
 from pipeline.fit.step import TrainingStep
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear, network_forward
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 CPU = torch.device("cpu")
 HEADS_IN_PACK, ROWS, INPUTS = 3, 9, 7

@@ -77,7 +77,7 @@ def test_run_for_people(call):
 def test_every_option_of_a_head_reaches_its_configuration(call):
     options = {
         "epochs": 1, "batch_size": 32, "lr": 0.5, "weight_decay": 0.25, "clip": "inf", "hidden": [5, 4], "grid": 4,
-        "order": 2, "grid_range": [-2.0, 1.5], "scale": "tanh", "starts": "package", "spline_scaler": True,
+        "order": 2, "grid_range": [-2.0, 1.5], "scale": "tanh", "init": "package", "spline_scaler": True,
         "protocol": "published", "features": "mean",
     }  # fmt: skip
     arguments = []

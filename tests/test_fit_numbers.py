@@ -12,8 +12,8 @@ from pipeline.fit.split import replicate
 from pipeline.fit.train import train_pack
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 from tests.helpers.synthetic_caches import fit_data
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ from pipeline.fit.optimiser import PackedAdamW
 from pipeline.fit.step import TrainingStep
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import expand, network_forward
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 HEADS_IN_PACK, ROWS, INPUTS = 3, 9, 7
 

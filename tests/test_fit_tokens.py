@@ -24,8 +24,8 @@ from pipeline.heads.config import POOLS, TRAINED_POOLS
 from pipeline.heads.cost import POOL_TOKENS, parameters, product_flops
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import expand, network_forward
+from pipeline.heads.initialization import starts
 from pipeline.heads.resolve import read_config, resolve
-from pipeline.heads.starts import starts
 from pipeline.models.caches import find_cache, load_data
 from pipeline.store import open_cache
 from pipeline.sweep.results import Results

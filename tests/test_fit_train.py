@@ -11,10 +11,10 @@ from pipeline.fit import predict
 from pipeline.fit.predict import FirstLayer, outputs
 from pipeline.fit.split import replicate
 from pipeline.fit.train import train_pack
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import FAMILIES, build_network
 from pipeline.heads.forward import network_forward
+from pipeline.heads.initialization import stack, start, starts
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start, starts
 from pipeline.metrics import classification_metrics, metric_value, regression_metrics
 from tests.helpers.synthetic_caches import fit_data
 
@@ -40,7 +40,7 @@ def equal_tensors(one, two):
 
 
 @pytest.mark.parametrize("protocol", ["clean", "published"])
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_head_in_a_pack_is_the_head_alone(family, protocol):
     data = fit_data("three", rows=120)
     configs = [
@@ -170,7 +170,7 @@ def test_the_published_protocol_selects_on_the_validation_split():
     assert [one.epoch for one in before] != [two.epoch for two in after]
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns_a_plane(family):
     data = fit_data("sum", rows=400)
     (outcome,) = train(data, config(family, epochs=10, batch_size=32, lr=2e-2))

@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, KanglueError, UnknownNameError
 from pipeline.heads.config import identity
 from pipeline.heads.resolve import read_config, resolve, unused
 
-ALWAYS = {"epochs", "batch_size", "lr", "weight_decay", "clip", "scale", "starts"}
+ALWAYS = {"epochs", "batch_size", "lr", "weight_decay", "clip", "scale", "init"}
 USED = {
     "linear": ALWAYS,
     "mlp": ALWAYS | {"hidden", "activation"},
@@ -47,7 +47,7 @@ def config(head="effi_kan", protocol="clean", seed=0, features="pooled", **optio
 
 
 def other(name, protocol):
-    if name == "starts":
+    if name == "init":
         return "package" if protocol == "clean" else "project"
     return protocol == "clean" if name == "spline_scaler" else OTHER[name]
 
@@ -56,7 +56,7 @@ def test_clean_defaults_are_the_designs():
     found = config()
     assert (found.epochs, found.batch_size, found.lr, found.weight_decay, found.clip) == (20, 64, 2e-3, 0.01, 1.0)
     assert (found.hidden, found.grid, found.order, found.grid_range) == ((64,), 5, 3, (-3.0, 3.0))
-    assert (found.scale, found.spline_scaler, found.starts) == ("standard", False, "project")
+    assert (found.scale, found.spline_scaler, found.init) == ("standard", False, "project")
     assert config("faster_kan").centres == 8
     assert config("faster_kan").sharpness == 1.0
     assert config("mlp").activation == "relu"
@@ -69,7 +69,7 @@ def test_published_defaults_are_the_packages(head, grid_range):
     found = config(head, "published")
     assert (found.epochs, found.batch_size, found.lr, found.weight_decay, found.clip) == (10, 4, 2e-3, 0.01, 1.0)
     assert found.grid_range == grid_range
-    assert (found.scale, found.starts) == ("none", "package")
+    assert (found.scale, found.init) == ("none", "package")
     assert found.spline_scaler is (True if head == "effi_kan" else None)
 
 
@@ -81,7 +81,7 @@ def test_a_name_changes_with_every_option_that_counts_and_with_no_other(head, pr
     assert len(name) == 16
     assert int(name, 16) >= 0
     names = {name}
-    for option in (*OTHER, "starts", "spline_scaler"):
+    for option in (*OTHER, "init", "spline_scaler"):
         changed = config(head, protocol, **{option: other(option, protocol)})
         if option in USED[head]:
             assert getattr(changed, option) == other(option, protocol)
@@ -207,7 +207,7 @@ def test_an_unknown_name_lists_the_valid_ones(change, kind, valid):
         ("linear", "seed", -1), ("linear", "epochs", 0), ("linear", "batch_size", 0), ("linear", "lr", 0.0),
         ("linear", "lr", -1.0), ("linear", "lr", math.inf), ("linear", "lr", math.nan),
         ("linear", "weight_decay", -0.1), ("linear", "weight_decay", math.nan), ("linear", "clip", 0.0),
-        ("linear", "clip", math.nan), ("linear", "scale", "robust"), ("linear", "starts", "zeros"),
+        ("linear", "clip", math.nan), ("linear", "scale", "robust"), ("linear", "init", "zeros"),
         ("mlp", "hidden", (64, 0)), ("mlp", "activation", "swish"), ("effi_kan", "grid", 0), ("effi_kan", "order", 0),
         ("effi_kan", "order", 6), ("effi_kan", "base", "relu"), ("mlp", "dropout", 1.0),
         ("effi_kan", "spline_l1", -1.0), ("effi_kan", "spline_entropy", math.inf),

@@ -8,9 +8,9 @@ from pipeline.fit.step import row_losses
 from pipeline.heads.cost import forward_flops, parameters, product_flops, training_flops
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import network_forward
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.kanbefair import published_cost
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 
 def config(family, **options):

@@ -10,9 +10,9 @@ import torch
 from pipeline.heads.bases import b_spline
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
+from pipeline.heads.initialization import Draw, as_efficient_kan, stack, start
 from pipeline.heads.network import Branch, Grid, LayerSpec
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import Draw, as_efficient_kan, stack, start
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def copied(kan_linear, network, tensors):
 @pytest.mark.parametrize("scaler", [True, False])
 @pytest.mark.parametrize(
     ("inputs", "options"),
-    [(768, {}), (24, {"hidden": (5, 4), "grid": 9, "order": 2, "grid_range": (-3, 3)}), (8, {"starts": "project"})],
+    [(768, {}), (24, {"hidden": (5, 4), "grid": 9, "order": 2, "grid_range": (-3, 3)}), (8, {"init": "project"})],
 )
 def test_outputs_equal_efficient_kans_with_the_same_weights(kan_linear, scaler, inputs, options):
     config, network = head(inputs, 2, spline_scaler=scaler, **options)

@@ -11,8 +11,8 @@ from pipeline.errors import ConfigError
 from pipeline.heads.extend import extend_grid
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 
 def head(family, **options):

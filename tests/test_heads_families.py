@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import network_forward
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.network import BASES
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 
 def head(family, inputs, outputs, protocol="published", seed=0, **options):

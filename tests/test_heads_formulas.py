@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from pipeline.heads.families import ACTIVATIONS, PACKABLE, build_network
 from pipeline.heads.forward import network_forward
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 INPUTS, CLASSES, ROWS = 7, 3, 12
 

@@ -259,12 +259,12 @@ def render(results):
 
 def test_from_a_sweep_to_learned_functions_of_every_family(tmp_path):
     import pipeline
-    from pipeline.heads.families import HEADS
+    from pipeline.heads.families import FAMILIES
     from tests.helpers.synthetic_caches import write_cache as write_features
 
     write_features(tmp_path / "cache", rows={"train": 60, "validation": 40}, width=8)
     results = tmp_path / "runs/results.sqlite"
-    families = [name for name in HEADS if name != "kan"]
+    families = [name for name in FAMILIES if name != "kan"]
     pipeline.sweep(task=["rte"], head=families, encoder="tiny", seeds="0:2", epochs=2, hidden=[[4]],
                    cache=tmp_path / "cache", results=results, device="cpu")  # fmt: skip
     write_report(results, tmp_path / "r.html", cache=tmp_path / "cache")

@@ -16,8 +16,8 @@ from pipeline.fit.engines import ready_engine
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.cost import parameters
 from pipeline.heads.families import build_network
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 from pipeline.progress import bar, say
 
 from .baselines import BASELINES, alone, missing, stacked

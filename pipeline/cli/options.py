@@ -132,7 +132,7 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
             "attention or kan_attention (these train).  [mean]",
         ),
         click.option("--scale", type=Values(str, several=several), help="none, standard or tanh.  [clean: standard]"),
-        click.option("--starts", type=Values(str, several=several), help="project or package.  [clean: project]"),
+        click.option("--init", type=Values(str, several=several), help="project or package.  [clean: project]"),
     ]  # fmt: skip
 
     def apply(command: Any) -> Any:

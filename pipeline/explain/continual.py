@@ -20,7 +20,7 @@ from pipeline.explain.figures import continual_figure, svg
 from pipeline.fit.data import FitData, fit_scaling
 from pipeline.fit.train import train_pack
 from pipeline.heads.config import TRAINED_POOLS, HeadConfig
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 from pipeline.heads.resolve import resolve
 from pipeline.models.caches import find_cache, load_data
 from pipeline.progress import say
@@ -153,8 +153,8 @@ def continual(
     if scenario not in SCENARIOS:
         raise UnknownNameError("scenario", scenario, SCENARIOS)
     for family in head:
-        if family not in HEADS:
-            raise UnknownNameError("head", family, tuple(HEADS))
+        if family not in FAMILIES:
+            raise UnknownNameError("head", family, tuple(FAMILIES))
     chosen = parse_seeds(seeds)
     if scenario == "peaks":
         if task is not None or stages is not None:

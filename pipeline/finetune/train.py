@@ -23,7 +23,7 @@ from pipeline.finetune.training import FinetuneTrainer, Recipe, arguments, resum
 from pipeline.fit.data import FitData, targets_of
 from pipeline.fit.split import replicate
 from pipeline.heads.families import build_network
-from pipeline.heads.starts import start
+from pipeline.heads.initialization import start
 from pipeline.progress import say
 from pipeline.sources import Row
 

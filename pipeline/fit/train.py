@@ -19,11 +19,11 @@ from pipeline.fit.split import replicate
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.extend import extend_grid
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import FAMILIES, build_network
+from pipeline.heads.initialization import stack, starts
 from pipeline.heads.knots import start_knots, update_grid
 from pipeline.heads.network import NetworkSpec
 from pipeline.heads.schedule import stages
-from pipeline.heads.starts import stack, starts
 from pipeline.metrics import metric_value
 from pipeline.progress import say
 
@@ -262,7 +262,7 @@ def train_pack(
     `first` are each head's first weights instead of its own draw; with `last`, heads are as their last epoch left
     them instead of as their best one did.
     """
-    if HEADS[configs[0].head].own_loop:
+    if FAMILIES[configs[0].head].own_loop:
         from pipeline.fit.kan_train import train_kan
 
         begun = first or [None] * len(configs)

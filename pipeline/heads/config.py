@@ -51,7 +51,7 @@ class HeadConfig:
     lr: float
     weight_decay: float
     clip: float
-    starts: Literal["project", "package"]
+    init: Literal["project", "package"]
     hidden: tuple[int, ...] | None = None
     activation: str | None = None
     grid: int | None = None
@@ -95,9 +95,8 @@ _SHARED: dict[str, Any] = {
 }  # fmt: skip
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
-    "clean": _SHARED
-    | {"epochs": 20, "batch_size": 64, "scale": "standard", "spline_scaler": False, "starts": "project"},
-    "published": _SHARED | {"epochs": 10, "batch_size": 4, "scale": "none", "spline_scaler": True, "starts": "package"},
+    "clean": _SHARED | {"epochs": 20, "batch_size": 64, "scale": "standard", "spline_scaler": False, "init": "project"},
+    "published": _SHARED | {"epochs": 10, "batch_size": 4, "scale": "none", "spline_scaler": True, "init": "package"},
 }
 
 #: Options that came later, and their defaults where a family has none of its own (`Family.defaults`).

@@ -10,7 +10,7 @@ from pipeline.heads.config import HeadConfig
 from pipeline.heads.network import Branch, Grid, LayerSpec, NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 
-__all__ = ["ACTIVATIONS", "BASES_OF_BASE", "HEADS", "PACKABLE", "Family", "build_network"]
+__all__ = ["ACTIVATIONS", "BASES_OF_BASE", "FAMILIES", "PACKABLE", "Family", "build_network"]
 
 #: A polynomial's coefficients are trained, shared by the units of a layer (KANbeFair).
 ACTIVATIONS = (
@@ -29,7 +29,7 @@ _CENTRES = (*_KAN, "centres", "grid_range")
 
 @dataclass(frozen=True)
 class Family:
-    """One entry of `HEADS`.
+    """One entry of `FAMILIES`.
 
     `options` are the shape options that count for the family, `defaults` its own where they differ from the
     protocol's; `layer` builds one layer from (configuration, inputs, outputs, whether it is the first);
@@ -54,11 +54,11 @@ class Family:
 def _setting(config: HeadConfig, name: str, family: str) -> Any:
     """An option that a configuration holds only where it is not the family's default."""
     value = getattr(config, name)
-    return HEADS[family].defaults.get(name) if value is None else value
+    return FAMILIES[family].defaults.get(name) if value is None else value
 
 
 def _grid(config: HeadConfig, family: str) -> Grid:
-    low, high = config.grid_range or HEADS[family].package_range
+    low, high = config.grid_range or FAMILIES[family].package_range
     given = {"intervals": config.grid, "order": config.order, "centres": config.centres, "sharpness": config.sharpness}
     return Grid(low, high, **{name: value for name, value in given.items() if value is not None})
 
@@ -90,14 +90,14 @@ def _kan(family: str, basis: str, *, bias: bool = False) -> Callable[[HeadConfig
             Branch(basis, _setting(config, "layer_norm", family)),
             *BASES_OF_BASE[_setting(config, "base", family)],
         )
-        scaler = bool(config.spline_scaler) and "spline_scaler" in HEADS[family].options
+        scaler = bool(config.spline_scaler) and "spline_scaler" in FAMILIES[family].options
         knots = basis == "b_spline" and bool(config.update_grid)
         return LayerSpec(inputs, outputs, branches, _grid(config, family), bias=bias, scaler=scaler, knots=knots)
 
     return layer
 
 
-HEADS: dict[str, Family] = {
+FAMILIES: dict[str, Family] = {
     "linear": Family((), _linear, source="softmax regression", hidden=lambda _: ()),
     "mlp": Family(
         ("hidden", "activation", "layer_norm", "dropout"), _mlp, "kanbefair",
@@ -138,13 +138,13 @@ HEADS: dict[str, Family] = {
             "hidden": (5,), "epochs": 50, "batch_size": 4096, "optimiser": "lbfgs", "lamb": 0.0, "lamb_entropy": 2.0,
             "base": "silu",
         },
-        fixed={"weight_decay": 0.0, "clip": math.inf, "starts": "package"}, rates={"lbfgs": 1.0, "adam": 1e-2},
+        fixed={"weight_decay": 0.0, "clip": math.inf, "init": "package"}, rates={"lbfgs": 1.0, "adam": 1e-2},
     ),
 }  # fmt: skip
 
 
 #: The families that are trained in packs: all but those with a loop of their own.
-PACKABLE: dict[str, Family] = {name: family for name, family in HEADS.items() if not family.own_loop}
+PACKABLE: dict[str, Family] = {name: family for name, family in FAMILIES.items() if not family.own_loop}
 
 
 def build_network(config: HeadConfig, inputs: int, outputs: int) -> NetworkSpec | PykanNetwork:
@@ -152,11 +152,11 @@ def build_network(config: HeadConfig, inputs: int, outputs: int) -> NetworkSpec 
 
     Raises `ConfigError` for features that are too wide for the family.
     """
-    family = HEADS[config.head]
+    family = FAMILIES[config.head]
     widths = (inputs, *family.hidden(config), outputs)
     if family.own_loop:
         return PykanNetwork.checked(widths, config.grid, config.order)
-    stacks = [HEADS[name] for name in family.stacks] or [family]
+    stacks = [FAMILIES[name] for name in family.stacks] or [family]
     layers = tuple(
         member.layer(config, before, after, index == 0)
         for member in stacks

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pipeline.heads.config import TRAINED_POOLS, HeadConfig
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 
 __all__ = ["PUBLISHED", "PublishedCost", "published_cost"]
 
@@ -87,7 +87,7 @@ def published_cost(config: HeadConfig, inputs: int, outputs: int) -> PublishedCo
     beside = config.head == "bspline_mlp" and config.activation not in (None, "none")
     if config.head not in PUBLISHED or config.layer_norm or beside or config.token_pool in TRAINED_POOLS:
         return None
-    widths = (inputs, *HEADS[config.head].hidden(config), outputs)
+    widths = (inputs, *FAMILIES[config.head].hidden(config), outputs)
     layers = [PUBLISHED[config.head](config, before, after) for before, after in pairwise(widths)]
     # 13.5 k^2 - 2.5 k is a whole number for every k; 9 k 1.5 k alone need not be.
     return PublishedCost(*(round(sum(column)) for column in zip(*layers, strict=True)))

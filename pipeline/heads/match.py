@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import ConfigError, UnknownNameError, UnmatchedError
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters
-from pipeline.heads.families import HEADS, build_network
+from pipeline.heads.families import FAMILIES, build_network
 from pipeline.heads.kanbefair import PUBLISHED, published_cost
 
 __all__ = ["COSTS", "MATCHES", "TOLERANCE", "Match", "Matching", "cost_of", "describe", "fit_widths"]
@@ -165,7 +165,7 @@ class Matching:
         return self._cost(reference, inputs, outputs)
 
     def _size(self, config: HeadConfig, budget: int | None, inputs: int, outputs: int) -> tuple[HeadConfig, Match]:
-        options = tuple((name, getattr(config, name)) for name in HEADS[config.head].options if name != "hidden")
+        options = tuple((name, getattr(config, name)) for name in FAMILIES[config.head].options if name != "hidden")
         place = (config.head, inputs, outputs, options, self.match, budget)
         found = self._cost(config, inputs, outputs)  # raises where there is no formula
         if not config.hidden or budget is None:

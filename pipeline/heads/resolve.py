@@ -17,7 +17,7 @@ from pipeline.heads.config import (
     TRAINED_POOLS,
     HeadConfig,
 )
-from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, HEADS
+from pipeline.heads.families import ACTIVATIONS, BASES_OF_BASE, FAMILIES
 from pipeline.heads.schedule import scheduled
 
 __all__ = ["option_type", "read_config", "resolve", "unused"]
@@ -25,14 +25,14 @@ __all__ = ["option_type", "read_config", "resolve", "unused"]
 _KINDS: dict[str, type] = {
     "seed": int, "epochs": int, "batch_size": int, "hidden": int, "grid": int, "order": int, "centres": int,
     "lr": float, "weight_decay": float, "clip": float, "sharpness": float, "grid_range": float,
-    "scale": str, "starts": str, "activation": str, "spline_scaler": bool,
+    "scale": str, "init": str, "activation": str, "spline_scaler": bool,
     "base": str, "layer_norm": bool, "optimiser": str, "lamb": float, "lamb_entropy": float,
     "dropout": float, "spline_l1": float, "spline_entropy": float,
     "earlier_grids": int, "grid_epochs": int, "update_grid": int,
     "token_pool": str,
 }  # fmt: skip
 #: Options that count for every family.
-_ALWAYS = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "starts")
+_ALWAYS = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "init")
 _SEQUENCES = ("hidden", "grid_range", "earlier_grids", "grid_epochs")
 #: Whole numbers from here on would not survive a database or a float.
 _LARGEST = 1 << 63
@@ -66,13 +66,13 @@ def resolve(
     `UnknownNameError` for an unknown family, feature or protocol and `ConfigError` for a value out of range, of a
     dropped option too.
     """
-    if head not in HEADS:
-        raise UnknownNameError("head", head, tuple(HEADS))
+    if head not in FAMILIES:
+        raise UnknownNameError("head", head, tuple(FAMILIES))
     if protocol not in PROTOCOLS:
         raise UnknownNameError("protocol", protocol, tuple(PROTOCOLS))
     if features not in FEATURES:
         raise UnknownNameError("feature", features, tuple(FEATURES))
-    family = HEADS[head]
+    family = FAMILIES[head]
     given = scheduled({name: value for name, value in (options or {}).items() if value is not None})
     if unknown := sorted(set(given) - {field.name for field in fields(HeadConfig)}):
         raise UnknownNameError("option", unknown[0], tuple(field.name for field in fields(HeadConfig)))
@@ -128,7 +128,7 @@ def read_config(document: object) -> HeadConfig:
 
 def unused(options: Iterable[str], heads: Iterable[str], features: Iterable[str | None]) -> list[str]:
     """Options of a head, by name, that change nothing for any of these families on these features."""
-    families = [HEADS[head] for head in heads if head in HEADS]
+    families = [FAMILIES[head] for head in heads if head in FAMILIES]
     counts = {name for family in families for name in (*_ALWAYS, *family.options) if name not in family.fixed}
     counts |= {"token_pool"} if TOKENS in features else set()
     # Epochs of every grid are a number of epochs for families without a grid.
@@ -142,7 +142,7 @@ def _ranges(head: str) -> dict[str, tuple[Callable[[Any], bool], str]]:
     def one_of(*known: str) -> tuple[Callable[[Any], bool], str]:
         return (lambda value: value in known), f"one of {', '.join(known)}"
 
-    plain = () if head != "bspline_mlp" and "activation" in HEADS[head].options else ("none",)
+    plain = () if head != "bspline_mlp" and "activation" in FAMILIES[head].options else ("none",)
     return {
         "seed": (lambda value: 0 <= value < 1 << 63, "a whole number of at least 0 (below 2^63)"),
         "epochs": (lambda value: value >= 1, "at least 1"),
@@ -155,11 +155,11 @@ def _ranges(head: str) -> dict[str, tuple[Callable[[Any], bool], str]]:
         "spline_entropy": at_least_0,
         "token_pool": one_of(*POOLS),
         "scale": one_of(*SCALES),
-        "starts": one_of("project", "package"),
+        "init": one_of("project", "package"),
         "hidden": (lambda value: all(width >= 1 for width in value), "widths of at least 1"),
         "activation": one_of(*plain, *ACTIVATIONS),
-        "optimiser": one_of(*dict.fromkeys(name for family in HEADS.values() for name in family.rates)),
-        "base": one_of("zero", "silu") if HEADS[head].own_loop else one_of(*BASES_OF_BASE),
+        "optimiser": one_of(*dict.fromkeys(name for family in FAMILIES.values() for name in family.rates)),
+        "base": one_of("zero", "silu") if FAMILIES[head].own_loop else one_of(*BASES_OF_BASE),
         "lamb": at_least_0,
         "lamb_entropy": at_least_0,
         "grid": (lambda value: value >= 1, "at least 1 interval"),
@@ -184,7 +184,7 @@ def _check(options: Mapping[str, Any], head: str) -> None:
 
 def _check_together(config: HeadConfig) -> None:
     """Raise `ConfigError` for options that exclude one another."""
-    trained_pool, alone = config.token_pool in TRAINED_POOLS, HEADS[config.head].own_loop
+    trained_pool, alone = config.token_pool in TRAINED_POOLS, FAMILIES[config.head].own_loop
     _need(not (alone and trained_pool), "token_pool", f"mean or max for {config.head}", config.token_pool)
     if config.update_grid:
         found = config.update_grid

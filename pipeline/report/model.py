@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 from pipeline.report.ranks import Ranking
 from pipeline.report.rows import RowSummary
 from pipeline.report.statistics import Comparison
@@ -99,5 +99,5 @@ class Findings:
 
 def ordered(names: set[str]) -> tuple[str, ...]:
     """Families in the registry's order, others behind them."""
-    known = list(HEADS)
+    known = list(FAMILIES)
     return tuple(sorted(names, key=lambda name: (known.index(name) if name in known else len(known), name)))

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from pipeline.errors import KanglueError
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 from pipeline.heads.resolve import resolve
 from pipeline.report.model import Findings
 from pipeline.sweep.table import Line
@@ -111,7 +111,7 @@ def _defaults(head: str, features: str, protocol: str) -> dict[str, Any]:
         plain = resolve(head, seed=0, features=features, protocol=protocol, options={})
     except KanglueError:  # a family or protocol of another version
         return {}
-    return {"layer_norm": HEADS[head].defaults.get("layer_norm")} | plain.to_json()
+    return {"layer_norm": FAMILIES[head].defaults.get("layer_norm")} | plain.to_json()
 
 
 def _options(line: Line) -> str:

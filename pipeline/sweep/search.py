@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import UnmatchedError
 from pipeline.hashing import hash_json
 from pipeline.heads.config import HeadConfig
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 from pipeline.heads.match import Match
 from pipeline.heads.resolve import resolve
 from pipeline.models.caches import CacheRef, find_cache
@@ -29,7 +29,7 @@ FACTOR = 3
 #: TPE: configurations that are tried side by side before it looks at their scores.
 AT_ONCE = 5
 #: Options that count for every family.
-ALWAYS = ("batch_size", "scale", "lr", "weight_decay", "clip", "starts")
+ALWAYS = ("batch_size", "scale", "lr", "weight_decay", "clip", "init")
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Study:
 
     def _space(self) -> dict[str, tuple[Any, ...] | Range]:
         """The options with a choice that count for this family."""
-        counts = (*ALWAYS, *HEADS[self.head].options)
+        counts = (*ALWAYS, *FAMILIES[self.head].options)
         given = {name: has for name, has in self.product.options.items() if name in counts}
         return {name: has for name, has in given.items() if isinstance(has, Range) or len(has) > 1}
 

@@ -13,8 +13,8 @@ from pipeline.fit.engine import Engine, Epoch, PlainEngine
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.families import build_network
 from pipeline.heads.forward import network_forward
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 
 def trained(engine: type[Engine], case: dict, **options) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

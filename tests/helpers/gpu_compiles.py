@@ -20,8 +20,8 @@ from pipeline.fit.engine import Epoch
 from pipeline.fit.gpu.engine import TritonEngine
 from pipeline.fit.predict import FirstLayer
 from pipeline.heads.families import build_network
+from pipeline.heads.initialization import stack, start
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import stack, start
 
 H100 = GPUTarget("cuda", 90, 32)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.hashing import hash_json
 from pipeline.heads.bases import b_spline
 from pipeline.heads.config import HeadConfig
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 from pipeline.heads.network import Grid, LayerSpec, NetworkSpec
 
 __all__ = ["STARTS", "Draw", "stack", "start", "starts"]
@@ -157,17 +157,17 @@ STARTS: dict[str, Callable[[LayerSpec, Draw], dict[str, Tensor]]] = {
 def start(config: HeadConfig, network: NetworkSpec) -> dict[str, Tensor]:
     """One head's first weights: decided by its seed, family, start and shapes, and by nothing else."""
     shapes = {name: list(shape) for name, shape in network.shapes().items()}
-    name = hash_json({"seed": config.seed, "head": config.head, "starts": config.starts, "shapes": shapes})
+    name = hash_json({"seed": config.seed, "head": config.head, "starts": config.init, "shapes": shapes})
     draw = Draw(torch.Generator().manual_seed(int(name[:15], 16)))
-    stacks = HEADS[config.head].stacks or (config.head,)
-    package = config.starts == "package"
+    stacks = FAMILIES[config.head].stacks or (config.head,)
+    package = config.init == "package"
     # Equal scores: a pool that trains starts as the mean.
     pool = {} if network.pool is None else {"pool.weight": torch.zeros(network.shapes()["pool.weight"])}
     return pool | {
         f"layers.{index}.{name}": tensor
         for family, chain in zip(stacks, network.chains, strict=True)
         for index in chain
-        for name, tensor in STARTS[HEADS[family].package_start if package else "torch_linear"](
+        for name, tensor in STARTS[FAMILIES[family].package_start if package else "torch_linear"](
             network.layers[index], draw
         ).items()
     }
@@ -181,7 +181,7 @@ def stack(draws: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def starts(configs: Sequence[HeadConfig], network: NetworkSpec, device: torch.device) -> dict[str, Tensor]:
     """Every head's start [heads, ...] on a device; heads that share a start draw it once, several at a time."""
     first: dict[tuple[int, str, str], int] = {}
-    drawn_by = [first.setdefault((one.seed, one.head, one.starts), head) for head, one in enumerate(configs)]
+    drawn_by = [first.setdefault((one.seed, one.head, one.init), head) for head, one in enumerate(configs)]
     stacked = {name: torch.empty(len(configs), *shape, device=device) for name, shape in network.shapes().items()}
 
     def draw(head: int) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipeline.heads.families import PACKABLE, build_network
+from pipeline.heads.initialization import start, starts
 from pipeline.heads.resolve import resolve
-from pipeline.heads.starts import start, starts
 
 
 def started(family, seed=0, inputs=64, outputs=2, protocol="clean", **options):
@@ -56,7 +56,7 @@ def test_a_start_leaves_the_global_generator_alone(family, protocol):
 
 @pytest.mark.parametrize("family", PACKABLE)
 def test_the_projects_start_is_torchs_linear_over_the_expansion(family):
-    found = started(family, inputs=200, starts="project", spline_scaler=True)
+    found = started(family, inputs=200, init="project", spline_scaler=True)
     for name, tensor in found.items():
         layer, kind = name.rsplit(".", 1)
         features = len(found[f"{layer}.weight"])
