@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows: what a killed process leaves behind stays there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["publish", "replace_folder", "sync", "sync_entries", "work_folder"]
+__all__ = ["cache_folder", "publish", "replace_folder", "sync", "sync_entries", "work_folder"]
 
 #: Folders in which something is being made, hidden beside what it becomes.
 _PREFIX = ".work-"
@@ -24,6 +24,11 @@ _PREFIX = ".work-"
 _FEW = 16
 #: Seconds after which a work folder without a lock is nobody's: making one takes less than that.
 _ABANDONED = 60
+
+
+def cache_folder() -> Path:
+    """The user's cache folder for what can be made again: `$XDG_CACHE_HOME/kanglue`, or `~/.cache/kanglue`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kanglue"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Checkpoints and tokenizers read without transformers: the same weights and tokens, and transformers for the rest."""
+"""Checkpoints and tokenizers without transformers where it is not needed: the same weights and tokens either way."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, DistilBertTokenizer, RobertaTokenizer
 
+from pipeline import publish
 from pipeline.encode import tokens
 from pipeline.encode.blocks import encode_block
 from pipeline.encode.checkpoint import read_weights
@@ -21,7 +22,6 @@ from pipeline.encode.files import tokenizer_sha256
 from pipeline.encode.load import load, load_model
 from pipeline.encode.models import Models
 from pipeline.encode.packed import PackedEncoder
-from pipeline.encode.tokenizer_file import read_tokenizer
 from pipeline.encode.tokens import Tokeniser, load_tokeniser
 from pipeline.errors import EncoderError
 from pipeline.sources import Row
@@ -96,10 +96,16 @@ FOLDERS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_kept_tokenizers(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("kept")))
+
+
 @pytest.mark.parametrize("make", FOLDERS.values(), ids=FOLDERS)
-def test_tokenizers_of_known_classes_need_no_transformers(tmp_path, make):
+def test_a_tokenizer_that_was_kept_is_what_transformers_makes(tmp_path, monkeypatch, make):
     folder = make(tmp_path)
-    assert read_tokenizer(folder) is not None
+    assert_same_tokens(folder)
+    monkeypatch.setattr(tokens, "_make", lambda *_: pytest.fail("made again"))
     assert_same_tokens(folder)
 
 
@@ -122,12 +128,6 @@ def test_a_long_text_is_cut_where_it_leaves_no_trace(tmp_path, monkeypatch, make
     monkeypatch.setattr(tokens, "LONG_TEXT", 40)
     for text in (whole[2].text, marks):
         assert len(tokens._shortened(tokeniser._backend, text)) < len(text) / 2
-
-
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "mpnet", "electra", "albert"])
-def test_a_generic_tokenizer_is_its_file(tiny, kind):
-    assert read_tokenizer(tiny(kind)) is not None
-    assert_same_tokens(tiny(kind))
 
 
 def options(**changes):
@@ -158,10 +158,18 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_file_that_is_not_what_its_class_makes_is_left_to_transformers(tmp_path, change):
+def test_a_folder_that_changed_has_another_tokenizer(tmp_path, change):
     folder = bert(tmp_path)
+    assert_same_tokens(folder)
     change(folder)
-    assert read_tokenizer(folder) is None
+    assert_same_tokens(folder)
+
+
+def test_a_kept_tokenizer_that_is_damaged_is_made_again(tmp_path):
+    folder = bert(tmp_path)
+    load_tokeniser(folder, "it", 24)
+    (kept,) = (publish.cache_folder() / "tokenizers").iterdir()
+    kept.write_text(kept.read_text()[:-9])
     assert_same_tokens(folder)
 
 
@@ -185,7 +193,7 @@ def test_a_row_without_a_token_is_named(tmp_path):
 def test_what_is_no_tokenizer_is_an_error_of_one_line(tmp_path):
     folder = bert(tmp_path)
     (folder / "tokenizer.json").write_text('{"model": 3}')
-    with pytest.raises(EncoderError, match="encoder 'it': expected a tokenizer, found ") as caught:
+    with pytest.raises(EncoderError, match=r"encoder 'it': expected a tokenizer \(") as caught:
         load_tokeniser(folder, "it", 64)
     assert "\n" not in str(caught.value)
 
@@ -280,6 +288,7 @@ def test_a_run_imports_no_transformers(tiny, tmp_path):
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     arguments = ["run", "mrpc", "--encoder", tiny("bert"), "--data", "sample", "--limit", 9, "--cache", tmp_path]
+    load_tokeniser(tiny("bert"), "it", 24)
     script = subprocess.run(
         [sys.executable, "-c", probe, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
     )

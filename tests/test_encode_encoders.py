@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +12,7 @@ from transformers import T5Config, T5EncoderModel
 
 from pipeline.device import resolve_device
 from pipeline.encode import encoders as registry
+from pipeline.encode.blocks import encode_block
 from pipeline.encode.encoders import ENCODERS, resolve
 from pipeline.encode.load import load, load_model
 from pipeline.encode.request import Options
@@ -36,9 +38,9 @@ def edit(path, change):
 
 def test_minilm_is_the_package_with_its_declared_pooling():
     encoder = resolve("minilm")
-    assert (encoder.name, encoder.default_feature, encoder.max_length) == ("minilm", "mean", 512)
+    assert (encoder.name, encoder.default_feature, encoder.max_length) == ("minilm", "sentence", 256)
     assert (encoder.layers, encoder.width) == (6, 384)
-    assert encoder.features == ("pooled", "cls", "mean", "weight")
+    assert encoder.features == ("pooled", "cls", "mean", "weight", "sentence", "max", "last")
     assert encoder.weights_sha256 == ENCODERS["minilm"].weights_sha256
 
 
@@ -81,22 +83,89 @@ def test_bert_base_cased_takes_the_pooler(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("declared", "expected", "said"),
+    ("declared", "expected"),
     [
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls", False),
-        ({"pooling_mode_mean_tokens": True}, "mean", False),
-        ({"pooling_mode": "cls"}, "cls", False),
-        ({"pooling_mode_max_tokens": True}, "mean", True),
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "mean", True),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_mean_tokens": True}, "mean"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode_max_tokens": True}, "max"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, None),
+        ({"pooling_mode_weightedmean_tokens": True}, None),
+        ({}, None),
     ],
 )
-def test_default_feature_is_what_the_folder_declares(copy, declared, expected, said):
+def test_default_feature_is_what_the_folder_declares(copy, declared, expected):
     folder = copy("bert")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(declared))
+    if expected is None:
+        with pytest.raises(EncoderError, match="expected one pooling of cls, mean, max, last in 1_Pooling"):
+            resolve(str(folder))
+    else:
+        assert resolve(str(folder)).default_feature == expected
+
+
+def sentence_folder(base, folder, *modules):
+    """A folder that sentence-transformers saves: the transformer of `base`, 20 tokens long, and further modules."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    transformer = Transformer(str(base), max_seq_length=20)
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="mean")
+    SentenceTransformer(modules=[transformer, pooling, *modules], device="cpu").save(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("tail", ["normalize", "dense", "dense and normalize"])
+def test_a_sentence_transformers_folder_gives_its_own_embedding(tiny, tmp_path, tail):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    dense = [Dense(24, 10), Dense(10, 12, bias=False, activation_function=torch.nn.Identity())]
+    modules = [*(dense if "dense" in tail else []), *([Normalize()] if "normalize" in tail else [])]
+    folder = sentence_folder(tiny("bert"), tmp_path / "it", *modules)
     encoder = resolve(str(folder))
-    assert encoder.default_feature == expected
-    assert any("mean is used" in note for note in encoder.notes) == said
+    assert (encoder.default_feature, encoder.max_length) == ("sentence", 20)
+    assert encoder.sentence_width == (12 if "dense" in tail else 24)
+    texts = ["a plain sentence.", "one", "many words, " * 30]
+    loaded = load(encoder, encoder.max_length, CPU, "float32", None)
+    arrays = encode_block(
+        loaded, loaded.tokeniser([Row(text, None, 0) for text in texts]), ("sentence",),
+        default_feature="sentence", reduce_size=4, batch_tokens=50,
+    )  # fmt: skip
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    np.testing.assert_allclose(arrays["sentence"], expected, rtol=0, atol=2e-5)
+
+
+def test_a_dense_layer_is_part_of_what_the_encoder_is(tiny, tmp_path):
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    torch.manual_seed(0)
+    hashes = {resolve(str(sentence_folder(tiny("bert"), tmp_path / n, Dense(24, 9)))).config_sha256 for n in "ab"}
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("modules.json", lambda v: v.append({"type": "x.models.LayerNorm", "path": "3"}), "found LayerNorm; remove"),
+        ("modules.json", lambda v: v.pop(0), "expected a Transformer as first module of modules.json, found Pooling"),
+        ("config_sentence_transformers.json", lambda v: v.update(default_prompt_name="query"), "no default prompt"),
+        ("sentence_bert_config.json", lambda v: v.update(do_lower_case=True), "expected do_lower_case false"),
+        ("2_Dense/config.json", lambda v: v.update(activation_function="x.Other"), "in 2_Dense, found Other"),
+        ("2_Dense/config.json", lambda v: v.update(out_features=4), r"expected a dense layer \[4, 24\]"),
+    ],
+)  # fmt: skip
+def test_what_a_sentence_transformers_folder_asks_for_is_refused_rather_than_left_out(
+    tiny, tmp_path, file, change, message
+):
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    folder = sentence_folder(tiny("bert"), tmp_path / "it", Dense(24, 9))
+    edit(folder / file, change)
+    with pytest.raises(EncoderError, match=message):
+        load(resolve(str(folder)), 20, CPU, "float32", None)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -225,7 +294,7 @@ def no_modules(folder):
         (lambda folder: (folder / "config.json").write_text("{"), EncoderError, "expected JSON in "),
         (text_for_a_number, EncoderError, "expected a whole number as max_position_embeddings in config.json, found"),
         (list_of_shards, EncoderError, "expected an object as weight_map of model.safetensors.index.json"),
-        (no_modules, EncoderError, "expected a list of modules in modules.json, found"),
+        (no_modules, EncoderError, r"expected a list of modules in modules.json \("),
     ],
 )
 def test_folders_that_are_no_encoder(copy, damage, error, message):

@@ -16,6 +16,7 @@ from pipeline.cli.options import (
     search_options,
 )
 from pipeline.cli.table import show
+from pipeline.poolings import POOLINGS
 
 __all__ = ["run", "sweep"]
 
@@ -29,7 +30,7 @@ FAMILIES = "linear, mlp, effi_kan, fast_kan, faster_kan, fourier_kan, cheby_kan,
 @click.option(
     "--features",
     metavar="F",
-    help="pooled, cls, mean, weight, reduced, siamese or last_hidden.  [the encoder's default]",
+    help=f"{', '.join((*POOLINGS, 'reduced', 'siamese'))} or last_hidden.  [the encoder's default]",
 )
 @click.option("--protocol", default="clean", show_default=True, metavar="clean|published", help="The recipe.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The replicate.")

@@ -10,9 +10,9 @@ from torch import Tensor
 from pipeline.encode.arrays import fold
 from pipeline.encode.cores import side_by_side
 from pipeline.encode.load import Loaded
-from pipeline.encode.poolings import POOLINGS
 from pipeline.encode.tokens import Tokens
 from pipeline.errors import DeviceError
+from pipeline.poolings import POOLINGS
 
 __all__ = [
     "Pending",
@@ -116,7 +116,9 @@ def start_block(
     poolings = [name for name in POOLINGS if name in datasets or (name == default_feature and "reduced" in datasets)]
     tokens, order = block.given, block.order
     if not len(order):
-        return Pending({name: np.empty((0, loaded.width), np.float32) for name in poolings if name in datasets}, None)
+        widths = {"D": loaded.width, "S": loaded.sentence_width}
+        empty = {name: np.empty((0, widths[POOLINGS[name].width]), np.float32) for name in poolings}
+        return Pending({name: values for name, values in empty.items() if name in datasets}, None)
     parts: dict[str, list[Tensor]] = {name: [] for name in poolings}
     states = np.empty((len(tokens.ids), loaded.width), np.float16) if "last_hidden" in datasets else None
     try:
@@ -165,10 +167,10 @@ def _pooled(
         start, stop = batch
         part = slice(int(offsets[start]), int(offsets[stop]))
         with torch.inference_mode():
-            hidden = loaded.forward(ids[part], types[part], lengths[start:stop].tolist())
+            hidden = loaded.hidden(ids[part], types[part], lengths[start:stop].tolist())
             if states is not None:
                 states[block.given.places(block.order[start:stop])] = hidden.last.half().cpu().numpy()
-            return stop - start, {name: POOLINGS[name](hidden) for name in poolings}
+            return stop - start, {name: POOLINGS[name].compute(hidden) for name in poolings}
 
     padded = loaded.forward.path == "padded"
     if not padded and len(lengths):

@@ -8,10 +8,10 @@ from pipeline.encode.blocks import sort_tokens, start_block
 from pipeline.encode.load import Loaded
 from pipeline.encode.request import TaskRequest
 from pipeline.encode.siamese import sentences_of
+from pipeline.poolings import POOLINGS
 
 __all__ = ["Deviation"]
 
-FEATURES = ("pooled", "cls", "mean", "weight", "reduced")
 #: Budget of the comparison's batches: small, so that it fits beside the encoder that was used.
 BATCH_TOKENS = 4096
 
@@ -22,7 +22,7 @@ class Deviation:
     def __init__(self, exact: Loaded, loaded: Loaded, request: TaskRequest, reduce_size: int, rows: int) -> None:
         split = next(iter(request.splits))
         sample = list(itertools.islice(request.source.rows(split), rows))
-        features = [name for name in FEATURES if name in request.datasets]
+        features = [name for name in (*POOLINGS, "reduced") if name in request.datasets]
         if request.siamese:
             sample, features = sentences_of(sample)[0][:rows], [request.default_feature]
         self._features, self._pending = features, []

@@ -5,7 +5,6 @@ that a fingerprint needs are the hashes of files.
 """
 
 import importlib.util
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.encode.files import TOKENIZER_FILES, read_json, tensor_names, tokenizer_sha256, weight_files
+from pipeline.encode.sentence import Declared, read_declared
 from pipeline.errors import ConfigError, EncoderError
 from pipeline.hashing import hash_file, hash_json
+from pipeline.poolings import POOLINGS
 
 __all__ = ["ENCODERS", "Alias", "Encoder", "resolve"]
 
@@ -46,7 +47,7 @@ class Encoder:
     """An encoder whose files are there; `name` is its folder in the cache.
 
     `max_length` is the encoder's own limit in tokens. `features` are the poolings it can give, without a pooler that
-    was never trained. `notes` are lines that a run says aloud.
+    was never trained. `declared` is what a sentence-transformers folder adds. `notes` are lines for the user.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Encoder:
     weights_sha256: str
     config_sha256: str
     tokenizer_sha256: str
+    declared: Declared
     notes: tuple[str, ...] = ()
 
     @property
@@ -70,6 +72,11 @@ class Encoder:
         """Width D of the hidden states."""
         names = ("hidden_size", "dim", "d_model", "n_embd")
         return int(next((self.config[name] for name in names if self.config.get(name)), 0))
+
+    @property
+    def sentence_width(self) -> int:
+        """Width S of the sentence embedding."""
+        return self.declared.width(self.width)
 
     @property
     def layers(self) -> int:
@@ -138,12 +145,8 @@ def resolve(name: str) -> Encoder:
 
 def _read(asked: str, name: str, folder: Path) -> Encoder:
     """Everything about an encoder that its files tell; `asked` is what messages call it."""
-    modules = folder / "modules.json"
-    if not (folder / "config.json").is_file() and modules.is_file():
-        # Early sentence-transformers folders keep the transformer one folder down.
-        inner = folder / _first_module(modules, asked)
-    else:
-        inner = folder
+    declared = read_declared(folder, asked)
+    inner = declared.transformer
     config = read_json(inner / "config.json", f"encoder {asked!r}", "a folder that AutoModel reads")
     for key in WHOLE_NUMBERS:
         if not isinstance(config.get(key) or 0, int):
@@ -158,40 +161,31 @@ def _read(asked: str, name: str, folder: Path) -> Encoder:
         )
     hashes = {path.name: hash_file(path) for path in weights}
     has_pooler = _has_pooler([tensor for path in weights for tensor in tensor_names(path, asked)])
-    notes = []
-    default, note = _declared_pooling(folder)
-    if note:
-        notes.append(f"encoder {asked!r}: {note}")
+    notes, has = [], {""} | ({"pooler"} if has_pooler else set()) | ({"modules"} if declared.steps else set())
     if not has_pooler:
         notes.append(f"encoder {asked!r} has no trained pooler: `pooled` is left out")
         if name in ENCODERS and ENCODERS[name].default_feature == "pooled":
             raise EncoderError(f"encoder {asked!r}: expected weights of a pooler, its default feature, found none")
-    features = ["pooled"] * has_pooler + ["cls", "mean", "weight"]
-    if config.get("embedding_size", config.get("hidden_size")) != config.get("hidden_size"):
-        features.remove("weight")
+    if config.get("embedding_size", config.get("hidden_size")) == config.get("hidden_size"):
+        has.add("words")
+    else:
         notes.append(f"encoder {asked!r}: word embeddings are narrower than hidden states: `weight` is left out")
+    identity = {key: value for key, value in config.items() if key not in VOLATILE}
+    if declared.steps:
+        identity["sentence"] = declared.identity()
     return Encoder(
         name=name,
         folder=inner,
         config=config,
-        default_feature=default,
-        max_length=_own_max_length(config, inner, asked),
-        features=tuple(features),
+        default_feature="sentence" if declared.steps else declared.pooling,
+        max_length=min(filter(None, (declared.max_length, _own_max_length(config, inner, asked)))),
+        features=tuple(pooling.name for pooling in POOLINGS.values() if pooling.needs in has),
+        declared=declared,
         weights_sha256=next(iter(hashes.values())) if len(hashes) == 1 else hash_json(hashes),
-        config_sha256=hash_json({key: value for key, value in config.items() if key not in VOLATILE}),
+        config_sha256=hash_json(identity),
         tokenizer_sha256=tokenizer_sha256(inner, asked),
         notes=tuple(notes),
     )
-
-
-def _first_module(path: Path, asked: str) -> str:
-    """The folder of the transformer in an early sentence-transformers folder."""
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))[0].get("path", ""))
-    except (OSError, ValueError, LookupError, AttributeError) as error:
-        raise EncoderError(
-            f"encoder {asked!r}: expected a list of modules in {path.name}, found {error}; get the encoder again"
-        ) from error
 
 
 def _has_pooler(tensors: Sequence[str]) -> bool:
@@ -200,23 +194,6 @@ def _has_pooler(tensors: Sequence[str]) -> bool:
     before = {tuple(name[: name.index("embeddings")]) for name in names if "embeddings" in name}
     poolers = {tuple(name[: name.index("pooler")]) for name in names if "pooler" in name}
     return bool(poolers & before if before else poolers)
-
-
-def _declared_pooling(folder: Path) -> tuple[str, str]:
-    """The feature that a sentence-transformers folder declares, and a note where it has to be replaced."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.is_file():
-        return "mean", ""
-    declared = read_json(path, "pooling", "1_Pooling/config.json of a sentence-transformers folder")
-    modes = [
-        key.removeprefix("pooling_mode_") for key, on in declared.items() if key.startswith("pooling_mode_") and on
-    ]
-    if isinstance(declared.get("pooling_mode"), str):
-        modes = [declared["pooling_mode"]]
-    names = {"cls_token": "cls", "cls": "cls", "mean_tokens": "mean", "mean": "mean"}
-    if len(modes) == 1 and modes[0] in names:
-        return names[modes[0]], ""
-    return "mean", f"declares the pooling {', '.join(modes) or 'none'}, which is not one of cls, mean: mean is used"
 
 
 def _own_max_length(config: Mapping[str, Any], folder: Path, asked: str) -> int:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ import torch
 from pipeline.encode.checkpoint import HEADS, read_weights
 from pipeline.encode.encoders import Encoder
 from pipeline.encode.fused import FusedEncoder, fuses
+from pipeline.encode.hidden import Hidden
 from pipeline.encode.packed import PackedEncoder
 from pipeline.encode.padded import PaddedEncoder, has_decoder
+from pipeline.encode.sentence import SentenceHead
 from pipeline.encode.shapes import Weights, fits, weights_of
 from pipeline.encode.tokens import Tokeniser, load_tokeniser
 from pipeline.errors import EncoderError
@@ -32,6 +34,12 @@ class Loaded:
     forward: PackedEncoder | PaddedEncoder
     device: torch.device
     width: int
+    sentence_width: int
+    head: SentenceHead
+
+    def hidden(self, ids: torch.Tensor, types: torch.Tensor, lengths: list[int]) -> Hidden:
+        """What poolings are computed from; ids and types are whole numbers [T], `lengths` the tokens of each row."""
+        return replace(self.forward(ids, types, lengths), head=self.head)
 
 
 def load_model(encoder: Encoder) -> Any:
@@ -114,10 +122,12 @@ def load(
     if isinstance(weights, Weights):
         weights = weights.to(device, dtype)
         forward = (FusedEncoder if fuses(weights) and not plain else PackedEncoder)(weights, layers)
-        return Loaded(tokeniser, forward, device, weights.words.shape[1])
-    model = weights if dtype == torch.float32 else copy.deepcopy(weights).to(dtype)
-    forward = PaddedEncoder(model, layers, types=tokeniser.types)
-    return Loaded(tokeniser, forward, device, model.config.hidden_size)
+        width = weights.words.shape[1]
+    else:
+        model = weights if dtype == torch.float32 else copy.deepcopy(weights).to(dtype)
+        forward, width = PaddedEncoder(model, layers, types=tokeniser.types), model.config.hidden_size
+    head = SentenceHead(encoder.declared, device)
+    return Loaded(tokeniser, forward, device, width, encoder.declared.width(width), head)
 
 
 @contextlib.contextmanager

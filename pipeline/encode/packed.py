@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.encode.poolings import Hidden, bounds_of, groups
+from pipeline.encode.hidden import Hidden, bounds_of, equal_lengths
 from pipeline.encode.shapes import ACTIVATIONS, Layer, Linear, Weights
 
 __all__ = ["PackedEncoder"]
@@ -116,7 +116,7 @@ class PackedEncoder:
                 out.view(len(out), heads, -1).copy_(varlen(q, k, v, bounds, bounds, longest, longest))
 
             return variable
-        runs = list(groups(lengths))
+        runs = list(equal_lengths(lengths))
 
         def grouped(qkv: Tensor, out: Tensor) -> None:
             for start, rows, length in runs:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.encode.poolings import Hidden, bounds_of
+from pipeline.encode.hidden import Hidden, bounds_of
 from pipeline.errors import EncoderError
 
 __all__ = ["PaddedEncoder", "has_decoder", "takes_types"]

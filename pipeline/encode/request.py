@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.encode.encoders import Encoder
 from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.poolings import POOLINGS
 from pipeline.sources import Row, Source, scan
 from pipeline.store import DATASETS
 from pipeline.versions import version
@@ -166,7 +167,7 @@ def plan_task(
             f"--pairs siamese: expected a task of sentence pairs, found {source.task.name}, which has single "
             "sentences; leave --pairs out"
         )
-    datasets, note = _siamese(options) if siamese else _datasets(encoder, source, options, features, tokens)
+    datasets, note = _siamese(options) if siamese else _datasets(encoder, source, options, features, default, tokens)
     max_length = options.max_length or encoder.max_length
     attributes = {
         "task": source.task.name,
@@ -207,7 +208,7 @@ def _siamese(options: Options) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _datasets(
-    encoder: Encoder, source: Source, options: Options, features: list[str], tokens: int
+    encoder: Encoder, source: Source, options: Options, features: list[str], default: str, tokens: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The datasets to be stored, in the table's order, and a note where something is left out unasked."""
     texts = (("text", "text_pair") if source.task.pair else ("text",)) if options.text else ()
@@ -216,13 +217,16 @@ def _datasets(
         for name in set(options.store) - wanted:
             if name in SIAMESE:
                 raise ConfigError(f"--store {name}: expected --pairs siamese with it, found joint; give both")
-            if name in ("pooled", "cls", "mean", "weight") and name not in features:
-                why = "it has no trained pooler" if name not in encoder.features else "--layers leaves the pooler out"
-                raise ConfigError(f"--store {name}: expected one of {', '.join(features)}, found that {why}")
+            if name in POOLINGS and name not in features:
+                why = f"has no {POOLINGS[name].needs}" if name not in encoder.features else "gives no pooler of layers"
+                raise ConfigError(
+                    f"store {name}: expected one of {', '.join(features)}; encoder {encoder.name!r} {why}"
+                )
             if name.startswith("text") and name not in texts:
                 raise ConfigError(f"--store {name}: expected texts that the task has and --no-text keeps")
         wanted |= set(options.store)
         return tuple(name for name in STORABLE if name in wanted), ()
+    features = [name for name in features if POOLINGS[name].stored or name == default]
     wanted |= {*features, "reduced", "last_hidden"}
     notes = ()
     size = tokens * encoder.width * 2

@@ -19,6 +19,7 @@ from pipeline.encode.request import Options, Scanned, TaskRequest, cache_path, p
 from pipeline.encode.spool import Reading
 from pipeline.encode.workers import Workers
 from pipeline.errors import CacheError, KanglueError
+from pipeline.poolings import POOLINGS
 from pipeline.progress import bar, say
 from pipeline.sources import FileSource, FolderSource, Limited, Source, check_counts
 from pipeline.store import CacheWriter, missing_datasets, open_cache
@@ -238,13 +239,16 @@ class Session:
             Lock(work_folder(request.path)).release()
         loaded = self._models.get(result.precision)
         width, size = loaded.width, self._options.reduce_size
+        widths = {"D": width, "S": loaded.sentence_width, "m": size}
+        if request.siamese:
+            widths["D"] = widths[POOLINGS[request.default_feature].width]
         began = time.perf_counter()
         writer = CacheWriter(
             request.path,
             dict(request.attributes) | {"path": loaded.forward.path, "device": loaded.device.type},
             request.splits,
             request.datasets,
-            {"D": width, "m": size},
+            widths,
             plan={"batch_tokens": self._batch_tokens or default_batch_tokens(loaded.device, width)},
             force=self._force,
             block_rows=self._block_rows(request),

@@ -1,8 +1,11 @@
 """From texts to token ids: whole blocks of rows through the fast tokenizer, nothing padded."""
 
+import contextlib
 import itertools
 import json
+import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.encode.tokenizer_file import read_tokenizer
 from pipeline.errors import EncoderError
+from pipeline.hashing import hash_file, hash_json
+from pipeline.publish import cache_folder
 from pipeline.sources.base import Row
+from pipeline.versions import version
 
 __all__ = ["Tokeniser", "Tokens", "encode", "inputs_of", "joined", "load_tokeniser"]
 
@@ -131,13 +136,40 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
 
 
 def load_tokeniser(folder: Path, name: str, max_length: int) -> Tokeniser:
-    """The tokenizer in an encoder's folder, with transformers where `read_tokenizer` leaves it to that.
+    """The tokenizer in an encoder's folder, as transformers makes it.
 
-    Raises `EncoderError` where it cannot be read or has no fast form.
+    Importing transformers takes seconds, so what it makes is kept in the user's cache folder, under a hash of all files
+    that it may depend on and of the versions of its makers. Raises `EncoderError` where there is no fast tokenizer.
     """
-    read = read_tokenizer(folder)
-    if read is not None:
-        return Tokeniser(read[0], max_length, types=read[1])
+    kept = cache_folder() / "tokenizers" / f"{_key(folder)}.json"
+    made = None
+    with contextlib.suppress(OSError, ValueError):
+        made = json.loads(kept.read_text(encoding="utf-8"))
+    if made is None:
+        made = _make(folder, name)
+        with contextlib.suppress(OSError):
+            cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+            kept.parent.mkdir(exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False, encoding="utf-8") as file:
+                json.dump(made, file)
+            os.replace(file.name, kept)
+    from tokenizers import Tokenizer
+
+    return Tokeniser(Tokenizer.from_str(made["state"]), max_length, types=made["types"], side=made["side"])
+
+
+def _key(folder: Path) -> str:
+    """A hash of what decides the tokenizer."""
+    files = {
+        path.name: hash_file(path)
+        for path in folder.iterdir()
+        if path.suffix in (".json", ".txt", ".model") and not path.name.endswith(".index.json") and path.is_file()
+    }
+    return hash_json({"files": files, "versions": {name: version(name) for name in ("tokenizers", "transformers")}})
+
+
+def _make(folder: Path, name: str) -> dict[str, Any]:
+    """With transformers: the tokenizer's state, whether it gives token types, and where it truncates."""
     from transformers import AutoTokenizer
 
     try:
@@ -145,15 +177,16 @@ def load_tokeniser(folder: Path, name: str, max_length: int) -> Tokeniser:
     except Exception as error:
         # The loaders raise anything from OSError to AttributeError on a folder that is not a tokenizer's.
         cause = " ".join(str(error).split())[:200]
-        raise EncoderError(
-            f"encoder {name!r}: expected a tokenizer, found {cause}; save the tokenizer again"
-        ) from error
+        raise EncoderError(f"encoder {name!r}: expected a tokenizer ({cause}); save the tokenizer again") from error
     if not getattr(tokenizer, "is_fast", False):
         raise EncoderError(
             f"encoder {name!r}: expected a tokenizer with a fast form (tokenizer.json), found a slow one"
         )
-    types = "token_type_ids" in tokenizer.model_input_names
-    return Tokeniser(tokenizer.backend_tokenizer, max_length, types=types, side=tokenizer.truncation_side)
+    return {
+        "state": tokenizer.backend_tokenizer.to_str(),
+        "types": "token_type_ids" in tokenizer.model_input_names,
+        "side": tokenizer.truncation_side,
+    }
 
 
 def _shortened(backend: Any, text: str | tuple[str, str]) -> str | tuple[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.hashing import hash_json
+from pipeline.poolings import POOLINGS
 
 __all__ = [
     "CLEAN_RANGE",
@@ -20,7 +21,7 @@ __all__ = [
 ]
 
 #: Features by name and the datasets of a cache that they are made of.
-FEATURES: dict[str, tuple[str, ...]] = {name: (name,) for name in ("pooled", "cls", "mean", "weight", "reduced")} | {
+FEATURES: dict[str, tuple[str, ...]] = {name: (name,) for name in (*POOLINGS, "reduced")} | {
     "siamese": ("u", "v"),
     "last_hidden": ("last_hidden",),
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.hashing import hash_file
 from pipeline.progress import say
-from pipeline.publish import sync_entries, work_folder
+from pipeline.publish import cache_folder, sync_entries, work_folder
 
 __all__ = ["library"]
 
@@ -30,11 +30,6 @@ FLAGS = (
     "-fassociative-math", "-freciprocal-math", "-fopenmp-simd", "-fPIC", "-shared",
     *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
 )  # fmt: skip
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "kanglue"
 
 
 def _processor() -> str:
@@ -59,7 +54,7 @@ def library() -> ctypes.CDLL | None:
     text = "".join((sources / name).read_text() for name in (*HEADERS, *SOURCES))
     name = hashlib.sha256("\0".join((text, *FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
     try:
-        folder = _own_folder(_cache_folder())
+        folder = _own_folder(cache_folder())
         return ctypes.CDLL(str(_compiled(folder, name) or _compile(folder, name, compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
         cause = str(error)

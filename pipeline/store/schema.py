@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pipeline.errors import CacheError, UnknownNameError
 from pipeline.hashing import canonical_json, hash_json
 from pipeline.paths import check_name
+from pipeline.poolings import POOLINGS
 
 __all__ = [
     "ATTRIBUTES",
@@ -28,7 +29,7 @@ __all__ = [
 SCHEMA = 1
 LAST_HIDDEN = "last_hidden"
 
-#: N rows of the split, T real tokens of the split, N+1 offsets; `D` and `m` are widths that a file's writer is given.
+#: N rows of the split, T real tokens of the split, N+1 offsets; `D`, `S` and `m` are widths that a writer is given.
 Axis = Literal["N", "T", "N+1"]
 
 
@@ -62,10 +63,7 @@ DATASETS: dict[str, Dataset] = {
         Dataset("label", ("N",), "int64", "class or number; -1 or NaN where unlabelled", regression_dtype="float32"),
         Dataset("group", ("N",), "int64", "rows of one number are held out together; -1: never held out"),
         Dataset("length", ("N",), "int32", "real tokens, special ones included"),
-        Dataset("pooled", ("N", "D"), "float32", "the encoder's pooler output", embedding=True),
-        Dataset("cls", ("N", "D"), "float32", "last hidden state at the first token", embedding=True),
-        Dataset("mean", ("N", "D"), "float32", "mean of the last hidden state over real tokens", embedding=True),
-        Dataset("weight", ("N", "D"), "float32", "sum of the input word embeddings over real tokens", embedding=True),
+        *(Dataset(one.name, ("N", one.width), "float32", one.doc, embedding=True) for one in POOLINGS.values()),
         Dataset("reduced", ("N", "m"), "float32", "the encoder's default feature folded to m sums", embedding=True),
         Dataset("u", ("N", "D"), "float32", "siamese pairs: a feature of the first sentence alone", embedding=True),
         Dataset("v", ("N", "D"), "float32", "siamese pairs: the same feature of the second sentence", embedding=True),

@@ -107,7 +107,7 @@ def save(folder, kind, *, pooler=True, seed=1, with_tokenizer=True, **changes):
 
 
 def plain(folder, rows, max_length, layers=None):
-    """`pooled`, `cls`, `mean` and `weight` from plain transformers in float32, one row at a time: {name: [N, D]}."""
+    """The poolings from plain transformers in float32, one row at a time: {name: [N, D]}."""
     tokens, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     out = {}
     with torch.no_grad():
@@ -120,7 +120,7 @@ def plain(folder, rows, max_length, layers=None):
             last = found.last_hidden_state[0]
             if layers:
                 last = torch.stack([found.hidden_states[layer][0] for layer in layers]).mean(0)
-            row = {"cls": last[0], "mean": last.mean(0), "last_hidden": last}
+            row = {"cls": last[0], "mean": last.mean(0), "max": last.amax(0), "last": last[-1], "last_hidden": last}
             row["weight"] = model.get_input_embeddings()(inputs["input_ids"])[0].sum(0)
             if getattr(found, "pooler_output", None) is not None:
                 row["pooled"] = found.pooler_output[0]
