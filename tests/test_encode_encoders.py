@@ -398,7 +398,7 @@ def test_unknown_devices(name):
 def test_a_gpu_where_there_is_none():
     assert resolve_device("auto") == CPU
     for name in ("cuda", "cuda:3"):
-        with pytest.raises(DeviceError, match=f"device '{name}'.*found 0 GPUs; use --device cpu"):
+        with pytest.raises(DeviceError, match=f"device '{name}'.*found 0 GPUs; use `device='cpu'`"):
             resolve_device(name)
 
 
