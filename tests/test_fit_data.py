@@ -1,5 +1,7 @@
 """What a pack trains on: scaling, targets, and the replicate that a seed fixes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -150,3 +152,12 @@ def test_a_seed_fixes_the_global_generators_for_nobody():
     before = np.random.get_state()[1].copy()
     replicate(fit_data(), 0, "clean").order(0)
     np.testing.assert_array_equal(np.random.get_state()[1], before)
+
+
+@pytest.mark.parametrize("name", ["features", "labels"])
+def test_what_float32_does_not_hold_is_named_before_anything_trains(name):
+    whole = fit_data("number")
+    broken = {split: values.copy() for split, values in getattr(whole, name).items()}
+    broken["train"][3] = np.inf
+    with pytest.raises(ConfigError, match="of train within float32"):
+        replace(whole, **{name: broken})

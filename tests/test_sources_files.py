@@ -286,3 +286,10 @@ def test_open_source_checks_its_options(tmp_path):
     assert "expected a file ending in .csv" in message(open_source, "m", str(tmp_path / "own.txt"), text="a", label="b")
     with pytest.raises(SourceError, match="found nothing there"):
         open_source("mrpc", str(tmp_path / "nowhere"))
+
+
+def test_a_split_that_results_name_rows_by_is_refused(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("t,y,s\n" + "".join(f"row {i},{i % 2},{'selection' if i % 3 else 'train'}\n" for i in range(20)))
+    with pytest.raises(SourceError, match="expected a split of your own, found selection"):
+        open_source("own", str(path), text="t", label="y", split_column="s")

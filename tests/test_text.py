@@ -142,3 +142,15 @@ def test_cache_attributes_are_checked(hostile):
 def test_modules_of_text_and_paths_need_nothing_heavy():
     code = "import sys, pipeline.text, pipeline.paths; print(sorted({'torch', 'numpy', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["r.sqlite", "notes.txt"])
+def test_a_report_replaces_pages_alone(hostile, tmp_path, name):
+    root, _ = hostile
+    (tmp_path / "notes.txt").write_text("mine")
+    out = root / name if name == "r.sqlite" else tmp_path / name
+    before = out.read_bytes()
+    given = ["report", "--out", str(out), "--results", str(root / "r.sqlite"), "--cache", str(root / "cache")]
+    done = CliRunner().invoke(fit_heads.main, given)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert out.read_bytes() == before

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pipeline import __version__
+from pipeline.cli import signals
 from pipeline.errors import KanglueError
 from pipeline.optional import EXTRAS, MissingPackageError
 from pipeline.text import json_text, printable
@@ -44,10 +45,12 @@ class KanglueCommand(click.Command):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            _fail(self.resumes, 130)
+            _fail(self.resumes, signals.INTERRUPTED)
         except KanglueError as error:
             _fail(f"error: {with_flags(self, str(error))}", 1)
         except Exception as error:
+            if signals.interrupted():
+                _fail(self.resumes, signals.INTERRUPTED)
             module = (getattr(error, "name", None) or "").partition(".")[0]
             if isinstance(error, ModuleNotFoundError) and any(module in modules for modules in EXTRAS.values()):
                 _fail(f"error: {MissingPackageError(module)}", 1)
@@ -63,6 +66,12 @@ class KanglueGroup(click.Group):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         click.version_option(__version__, message="kanglue %(version)s")(self)
+
+    def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """Run the command line; without `args`, those of this process, which then ends."""
+        if args is not None:
+            return super().main(args, *rest, **options)
+        return signals.run(lambda: super(KanglueGroup, self).main(None, *rest, **options))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The commands as they stand in the source, which is the order of use."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.fit.tokens import Tokens, parts_of
 from pipeline.tasks import Task
 
@@ -75,6 +76,20 @@ class FitData:
     #: The group of every training row, int64 [rows]: rows of a group are held out together, and those of
     #: `pipeline.sources.groups.SHARED` (-1) never. `None` where nothing is known.
     groups: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `ConfigError` for numbers that float32 does not hold: every head would diverge."""
+        for split, features in self.features.items():
+            if not isinstance(features, Tokens) and not np.isfinite(features).all():
+                raise ConfigError(
+                    f"{self.task.name}: expected features of {split} within float32 (up to 3.4e38), found larger ones "
+                    "or some that are not finite, once scaled; rescale them"
+                )
+            if self.task.labels is None and not np.isfinite(np.asarray(self.labels[split], np.float32)).all():
+                raise ConfigError(
+                    f"{self.task.name}: expected targets of {split} within float32 (up to 3.4e38), found larger ones "
+                    "or some that are not finite; rescale them"
+                )
 
     @property
     def inputs(self) -> int:

@@ -21,7 +21,7 @@ from pipeline.store.schema import check_attributes
 
 __all__ = [
     "HeadDocument", "arrays_sha256", "content_sha256", "fault", "head_folder", "heads_folder", "read_document",
-    "regular_file",
+    "regular_file", "why_diverged",
 ]  # fmt: skip
 
 #: Bytes of a `config.json`; a head's has some thousands.
@@ -55,6 +55,16 @@ def heads_folder(results: Path) -> Path:
 def head_folder(results: Path, head: str) -> Path:
     """The folder of one head, whose id must be a plain name. Raises `ResultsError`."""
     return child(heads_folder(results), head, "head", ResultsError)
+
+
+def why_diverged(step: int) -> str:
+    """What a head that diverged at a step (from 0) suffered from, and what to do."""
+    if step == 0:
+        return (
+            "diverged at step 0: its loss was not finite before anything was trained, so its features or targets are "
+            "too large for float32; scale them (scale standard)"
+        )
+    return f"diverged at step {step}: its loss grew beyond float32 while it trained; train it with a smaller lr"
 
 
 def regular_file(file: Path) -> Path:

@@ -28,6 +28,7 @@ from pipeline.models.document import (
     heads_folder,
     read_document,
     regular_file,
+    why_diverged,
 )
 from pipeline.paths import child
 from pipeline.publish import replace_folder, sync, sync_entries, work_folder
@@ -68,8 +69,8 @@ class SavedHead:
         """The head; raises `ResultsError` where it diverged in training, so that its outputs mean nothing."""
         if self.diverged_at is not None:
             raise ResultsError(
-                f"head {self.id}: expected a trained head, found one that diverged at step {self.diverged_at}; choose "
-                "another, or train it with a smaller `lr`"
+                f"head {self.id}: expected a trained head, found one that {why_diverged(self.diverged_at)}; or choose "
+                "another"
             )
         return self
 

@@ -52,6 +52,10 @@ def write_report(
     `heads` to allowed values. Raises `ResultsError` for a file that is no results database or a place that cannot be
     written.
     """
+    if Path(out).is_file():
+        with Path(out).open("rb") as there:
+            if not there.read(1000).lstrip().lower().startswith(b"<!doctype html>"):
+                raise ResultsError(f"{out}: expected a new file or a page to replace, found another file; name another")
     findings = gather(Path(results), Path(cache), where)
     verdict = conclude(findings)
     page, out = render(findings, verdict).encode(), Path(out)

@@ -123,6 +123,10 @@ def _read(value: Any, where: str) -> int | float | str | None:
     raise SourceError(f"{where}: expected a label, a number or a word, found {shortened(repr(value))}; mend it")
 
 
+#: Names under which results keep metrics of rows of the training split.
+RESERVED_SPLITS = ("selection",)
+
+
 def split_named(value: Any, where: str) -> str:
     """The split that a value of a split column names; `dev`, `valid` and `val` are `validation`."""
     name = value.strip() if isinstance(value, str) else value
@@ -130,6 +134,11 @@ def split_named(value: Any, where: str) -> str:
         raise SourceError(
             f"{where}: expected the name of a split such as train, validation or test, found {shortened(str(value))}; "
             "mend it or name another split column"
+        )
+    if name in RESERVED_SPLITS:
+        raise SourceError(
+            f"{where}: expected a split of your own, found {name}, which results name rows of the training split by; "
+            "give it another name"
         )
     return _SPLIT_WORDS.get(name, name)
 

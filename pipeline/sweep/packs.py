@@ -13,9 +13,11 @@ __all__ = ["PackSizer", "groups", "head_bytes", "head_work"]
 
 #: Options that may differ within a pack; everything else decides shapes or data.
 PER_HEAD = ("seed", "lr", "weight_decay", "clip")
-#: Bytes a parameter while a pack trains: weights and two moments at least; with the initial weights, the best epoch's
+#: Bytes a parameter while a pack trains: weights, two moments and the best epoch's weights at least; with the initial
 #: weights, gradients, scratch and padding at most.
-LEAST_BYTES, BYTES = 12, 40
+LEAST_BYTES, BYTES = 16, 40
+#: Rows of a minibatch up to which activations are counted: a larger one may be the whole training split.
+ROWS = 64
 #: Share of free memory that a pack may take; the rest is for embeddings, expansions and outputs.
 SHARE = 0.5
 #: The first pack of a shape: bytes of its state, fewest and most heads.
@@ -40,9 +42,13 @@ def _parameters(head: PlannedHead) -> int:
 
 
 def head_bytes(head: PlannedHead) -> tuple[int, int]:
-    """Bytes that one head's training needs at least and at most."""
-    count = _parameters(head)
-    return LEAST_BYTES * count, BYTES * count
+    """Bytes that one head's training needs at least and at most: its parameters' and a minibatch's activations'."""
+    network = build_network(head.config, head.cache.widths[head.config.features], head.cache.outputs)
+    count, rows = parameters(network), min(head.config.batch_size, ROWS)
+    # A unit's value and its gradient; at most also what a layer reads, and scratch.
+    units = sum(layer.outputs for layer in network.layers)
+    read = sum(layer.features for layer in network.layers)
+    return LEAST_BYTES * count + 8 * rows * units, BYTES * count + 12 * rows * (units + read)
 
 
 def head_work(head: PlannedHead) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.heads.match import COSTS
 from pipeline.metrics import metric_value
+from pipeline.models.document import why_diverged
 from pipeline.sweep.costs import with_costs
 from pipeline.sweep.results import SELECTION, Results
 
@@ -200,7 +201,7 @@ def flat(heads: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]
 def describe(head: Mapping[str, Any]) -> str:
     """One head in a few lines: what it is, its metrics, its cost."""
     if head["status"] == "diverged":
-        scores = f"diverged at step {head['diverged_at']}"
+        scores = why_diverged(head["diverged_at"])
     else:
         places = {"selection": head["selection"]} | head["metrics"]
         scores = "\n".join(
