@@ -117,7 +117,7 @@ def test_an_unreachable_budget_is_one_line_that_names_one_that_all_reach():
     assert "within 2% of 24,770 parameters at 384 features and 2 outputs" in message
     # effi_kan's 7 wide has 24,318 and fast_kan's 25,178: near enough, and not named.
     assert "found as the nearest faster_kan: hidden 8 has 25,488 (+2.9%); all reach `budget` " in message
-    budget = int(message.split("--budget ")[1].split(",")[0])
+    budget = int(message.split("`budget` ")[1].split(",")[0])
     assert all(not one.missed for _, one in Matching("params", budget).size(shapes, [None] * len(shapes), 384, 2))
 
 
