@@ -46,7 +46,7 @@ def explain_command(
     if min(lambs) < 0 or lamb_entropy < 0:
         raise ConfigError(f"`lamb`, `lamb_entropy`: expected numbers of at least 0, found {lambs} and {lamb_entropy}")
     check_library(library)  # before anything is trained
-    if head is None:
+    if task is not None:
         ref = find_cache(Path(cache), task, encoder)
         if features is None and ref.widths[ref.feature(None)] > LARGEST_WIDTH:
             features = "reduced"

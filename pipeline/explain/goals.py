@@ -37,7 +37,7 @@ class Setting:
 def setting(head: SavedHead, data: FitData, kept: tuple[int, ...]) -> Setting:
     """Classes: to decide as the head does, with its probabilities. Values: to predict the labels as well as it does."""
     one = replicate(data, head.config.seed, head.config.protocol)
-    features = torch.from_numpy(data.features["train"].astype(np.float64))
+    features = torch.from_numpy(np.asarray(data.features["train"], np.float64))
     chosen = np.sort(one.order(0)[:MOST_ROWS])
     x, columns = features[chosen], list(kept)
     if data.task.labels is None:
@@ -63,7 +63,7 @@ def setting(head: SavedHead, data: FitData, kept: tuple[int, ...]) -> Setting:
             AGREEMENT,
         )
     split = data.reported[0]
-    reported = torch.from_numpy(data.features[split].astype(np.float64))
+    reported = torch.from_numpy(np.asarray(data.features[split], np.float64))
     outputs = head_outputs(head, reported).numpy() * head.target_scale[1] + head.target_scale[0]
     raw = reported.numpy()
     if head.config.scale == "standard":

@@ -37,9 +37,9 @@ class Mixed:
     def splines(self) -> list[Edge]:
         """The edges that are splines still."""
         return [
-            (index, *map(int, edge))
+            (index, i, j)
             for index in range(depth(self.tensors))
-            for edge in self.tensors[f"layers.{index}.mask"].nonzero().tolist()
+            for i, j in self.tensors[f"layers.{index}.mask"].nonzero().tolist()
         ]
 
     def edges(self) -> list[Edge]:

@@ -44,7 +44,8 @@ def parse_range(name: str, text: str, *, whole: bool) -> Range:
     low, _, rest = text.partition(":")
     high, _, kind = rest.partition(":")
     try:
-        found = Range(*((int if whole else float)(end) for end in (low, high)), kind.strip() == "log", whole)
+        number = int if whole else float
+        found = Range(number(low), number(high), kind.strip() == "log", whole)
         fits = kind.strip() in ("", "log") and text.count(":") <= 2
     except ValueError:
         fits = False
