@@ -13,7 +13,7 @@ ROOT = Path(pipeline.__file__).parents[1]
 #: Rooms and modules of `pipeline`, bottom to top; those of one line do not import each other.
 LAYERS = (
     ("errors", "hashing", "text", "metrics", "versions"),
-    ("device", "optional", "paths", "progress", "publish", "tasks"),
+    ("device", "optional", "paths", "poolings", "progress", "publish", "tasks"),
     ("heads", "native", "sources"),
     ("store",),
     ("encode", "fit"),
