@@ -157,3 +157,17 @@ def test_a_toy_is_a_cache(tmp_path):
     assert pole.exit_code == 1
     assert pole.stderr.count("\n") == 1
     assert "x=0" in pole.stderr
+
+
+def test_a_word_with_an_underscore_is_no_number(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("a,id,label\n" + "".join(f"{n},{n % 9}_{n % 7},{n % 2}\n" for n in range(60)))
+    said = []
+    toy = make_toy("own", ToyOptions(data=path), said.append)
+    assert toy.columns == ("a",)
+    assert any("column 'id' left out" in line for line in said)
+
+
+def test_regression_is_for_files():
+    with pytest.raises(ConfigError, match="`regression`: expected with `data`"):
+        make_toy("moons", ToyOptions(regression=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError, SourceError, UnknownNameError
 from pipeline.sources.base import shortened
 from pipeline.sources.expressions import numeric, parse_formula, pole_in
-from pipeline.sources.labels import DRAWN, drawn_split, ordered_splits, split_named
+from pipeline.sources.labels import DRAWN, NUMBER, drawn_split, ordered_splits, split_named
 from pipeline.sources.vectors import labelled_splits
 from pipeline.tasks import Task, own_task
 
@@ -106,6 +106,8 @@ def make_toy(name: str, options: ToyOptions, say: Callable[[str], None] | None =
         raise ConfigError(f"`noise`: expected a number of at least 0, found {options.noise}")
     if options.data is not None:
         return _own_table(name, options, say)
+    if options.regression:
+        raise ConfigError("`regression`: expected with `data`, a file whose labels are numbers; leave it out")
     known = {re.sub("[_-]", "", known): known for known in toy_names()}.get(re.sub("[_-]", "", name))
     if known is None:
         raise UnknownNameError("toy", name, toy_names(), "or give `data=FILE.csv` or .parquet")
@@ -266,6 +268,8 @@ def _number(value: Any) -> float | None:
     """A finite number, or `None`."""
     from math import isfinite
 
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        return None  # float() would also take 3_14
     try:
         number = float(value) if not isinstance(value, bool) else float("nan")
     except (TypeError, ValueError):
