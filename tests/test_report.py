@@ -80,15 +80,17 @@ def page(swept, tmp_path_factory):
     assert done.exit_code == 0, done.output
     document = json.loads(done.stdout)
     assert document["bytes"] == out.stat().st_size
-    assert (document["heads"], document["places"]) == (36, ["rte", "sst2"])
-    assert document["verdict"].startswith("A KAN head beats mlp on")
+    assert (document["heads"], document["settings"]) == (36, ["rte", "sst2"])
+    assert document["verdict"] == "effi_kan beats mlp on rte, sst2."
+    found = {(one["setting"], one["first"], one["second"]) for one in document["differences"] if one["word"] == "found"}
+    assert found >= {("rte", "effi_kan", "mlp"), ("sst2", "effi_kan", "mlp"), ("sst2", "effi_kan", "linear")}
     return out
 
 
 def test_a_real_difference_is_in_the_headline(page):
     text = page.read_text()
-    assert "<h1>A KAN head beats mlp on rte (effi_kan), sst2 (effi_kan), of 2 compared.</h1>" in text
-    assert "effi_kan beats" in text
+    assert "<h1>effi_kan beats mlp on rte, sst2.</h1>" in text
+    assert "Found: beats linear: effi_kan +" in text
     for word in ("majority", "How it was made", "--seeds 0:6", "Calibration", "Confusion", "disagree", "Pareto"):
         assert word in text
 
@@ -125,7 +127,7 @@ def test_an_empty_results_file(tmp_path):
     done = call("--results", tmp_path / "r.sqlite", "--out", tmp_path / "r.html")
     assert done.exit_code == 0, done.output
     assert "there are no heads" in done.stdout
-    assert "holds no heads that match" in (tmp_path / "r.html").read_text()
+    assert "holds no heads; train some" in (tmp_path / "r.html").read_text()
 
 
 def test_no_results_file_is_one_line(tmp_path):
@@ -155,7 +157,7 @@ def test_one_family(tmp_path):
 def test_one_seed(tmp_path):
     results = made_up_results(tmp_path / "r.sqlite", rows={"rte": 50}, seeds=1, epochs=1)
     found = verdict_of(results)
-    assert found.headline.startswith("No verdict between KAN heads and mlp: they differ by up to")
+    assert found.headline.startswith("Open: these heads differ from mlp by up to")
     assert any(reason.startswith("One seed says nothing about other seeds") for reason in found.cannot)
     assert "No learning curves" in render(results)
 
@@ -167,28 +169,32 @@ def test_different_encoders_are_said_and_not_ranked_together(tmp_path):
     )  # fmt: skip
     found = gather(results, tmp_path)
     assert set(found.rankings) == {"minilm · clean", "bert · clean"}
-    assert [place.label for place in found.places] == ["rte · minilm", "sst2 · bert"]
+    assert [place.label for place in found.settings] == ["rte · minilm", "sst2 · bert"]
     assert any("different encoders (rte: minilm; sst2: bert)" in reason for reason in conclude(found).cannot)
 
 
 def test_no_difference_says_how_large_one_could_be(tmp_path):
     results = made_up_results(tmp_path / "r.sqlite", rows={"rte": 277}, families=("mlp", "effi_kan"), epochs=2)
     found = gather(results, tmp_path)
-    (one,) = found.comparisons
+    one = found.contrasts.planned[0].estimate
     said = conclude(found)
-    assert (
-        said.headline == f"No difference larger than {100 * one.bound:.1f} points was found between KAN heads and mlp."
+    bound = 100 * max(-one.low, one.high)
+    assert said.headline == (
+        f"No KAN head was found to differ from mlp on rte; differences up to {bound:.1f} points remain possible."
     )
-    assert any("rte is too small to tell: with 277 rows" in reason for reason in said.cannot)
+    assert (
+        f"rte (277 rows) shows a true difference with 80% probability only from {100 * one.detectable:.1f} points on."
+        in said.cannot
+    )
+    wide = gather(results, tmp_path, margin=bound + 0.1)
+    assert conclude(wide).headline == f"Every KAN head is within {bound + 0.1:g} points of mlp on rte."
+    assert "Equivalent to mlp within" in conclude(wide).sentences[0][1]
 
 
 def test_an_interval_that_excludes_nothing_is_no_verdict(tmp_path):
     results = made_up_results(tmp_path / "r.sqlite", rows={"cola": 12}, seeds=2, epochs=2)
-    assert max(one.bound for one in gather(results, tmp_path).comparisons) > 1
     said = verdict_of(results)
-    assert said.headline == (
-        "No verdict between KAN heads and mlp: with so few seeds or rows, a difference of any size could be there."
-    )
+    assert said.headline == "Open: with so few seeds or rows, no KAN head can be told from mlp on cola."
     assert "too few seeds or rows to tell" in said.sentences[0][1]
     assert any(reason.startswith("Only 2 seeds") for reason in said.cannot)
 
@@ -198,8 +204,8 @@ def test_without_labels_nothing_is_said_of_new_rows(tmp_path):
         tmp_path / "r.sqlite", rows={"rte": 80}, families=("mlp", "effi_kan"), gain={"effi_kan": 2}, labels=False
     )
     found = gather(results, tmp_path)
-    assert not any(one.found for one in found.comparisons)
-    assert any("No labels for rte" in reason for reason in conclude(found).cannot)
+    assert found.contrasts.planned == []
+    assert any("rte is left out: its labels are not in the results" in reason for reason in conclude(found).cannot)
     assert "nothing can be said row by row" in render(results)
 
 
@@ -239,7 +245,7 @@ def test_a_family_stands_with_the_configuration_its_selection_rows_chose(tmp_pat
         store._run(f"UPDATE metrics SET value = 0.9 WHERE split = 'selection' AND head_id IN ({chosen})")
         reseal(store)
     found = gather(results, tmp_path)
-    assert {line.config["lr"] for line in found.places[0].chosen.values()} == {0.002}
+    assert {line.config["lr"] for line in found.settings[0].chosen.values()} == {0.002}
     assert len(found.lines) == 6
     assert sum("--lr" in command for command in provenance(found).commands) == 2  # 2e-3 is the default
 
@@ -271,8 +277,8 @@ def test_from_a_sweep_to_learned_functions_of_every_family(tmp_path):
     text = (tmp_path / "r.html").read_text()
     learners = [name for name in families if name.endswith("_kan") or name == "bspline_mlp"]
     assert [name for name in learners if f'aria-label="Learned functions of {name}"' in text] == learners
-    assert "--epochs 2" in text
-    assert "--hidden 4" in text
+    assert "--epochs=2" in text
+    assert "--hidden=4" in text
 
 
 def test_learned_functions_are_those_of_the_layer(tmp_path):
@@ -333,17 +339,20 @@ def test_the_projects_own_verdict_is_made_of_what_the_report_finds(swept, tmp_pa
 
     from benchmarks.verdict import write_page
 
-    results, cache = swept
-    said = write_page(results, cache, tmp_path / "verdict.md")
+    results, _ = swept
+    said = write_page(results, tmp_path / "verdict.md")
     text = (tmp_path / "verdict.md").read_text()
     assert f"**{said.headline}**" in text
     assert all(sentence in text for _, sentence in said.sentences)
-    line = gather(results, cache).places[0].chosen["mlp"]
-    assert f"{line.mean:.4f} ± {line.std:.4f} (6)" in text
+    findings = gather(results, tmp_path)
+    line = findings.settings[0].chosen["mlp"]
+    assert f"{line.mean:.3f} ± {line.std:.3f}" in text
+    assert text.count("| **") >= 4  # effi_kan beats both baselines on both tasks
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
-    assert len(pictures) == 8
-    for picture in pictures:
-        assert ElementTree.parse(tmp_path / picture).getroot().tag.endswith("svg")
+    assert pictures == ["verdict/means-mlp.svg"]
+    assert ElementTree.parse(tmp_path / pictures[0]).getroot().tag.endswith("svg")
+    assert str(write_page(results, tmp_path / "verdict.md")) == str(said)
+    assert (tmp_path / "verdict.md").read_text() == text
 
 
 needs_chromium = pytest.mark.skipif(
@@ -378,7 +387,7 @@ def test_in_a_browser(page, window, width, height, phone):
     assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
     assert window.run("return document.documentElement.scrollWidth") <= width
     found = window.run(SHAPES)
-    assert len(found) == 2 * 9  # two tasks, nine pictures each; learned functions need heads
+    assert len(found) == 1 + 2 * 10  # a mean, and ten pictures a task; learned functions need heads
     for label, wide, high, shapes in found:
         assert min(wide, high) > 60, label
         assert shapes > 5, label

@@ -9,7 +9,7 @@ from pipeline.cli.explain import explain, refine
 from pipeline.cli.finetune import finetune
 from pipeline.cli.heads import run, sweep
 from pipeline.cli.keep import forget, merge, verify
-from pipeline.cli.report import report
+from pipeline.cli.report import compare, report
 from pipeline.cli.submit import submit
 from pipeline.cli.table import table
 from pipeline.cli.use import export, load, predict
@@ -22,6 +22,7 @@ COMMANDS = (
     sweep,
     table,
     report,
+    compare,
     predict,
     submit,
     export,

@@ -1,16 +1,19 @@
-"""The report's pictures of scores, costs and training, one for each place (a task, encoder, feature and protocol)."""
+"""The report's pictures of scores, costs and training, one for each setting (a task, encoder, feature and protocol)."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.report.model import Findings, Place
+from pipeline.metrics import METRICS
+from pipeline.report.contrasts import Contrast
+from pipeline.report.model import Compared, Findings
 from pipeline.report.ranks import Ranking
 from pipeline.report.svg import Frame, Scale, label_of, marker, slot, text, thin
-from pipeline.report.verdict import reference_of
+from pipeline.report.verdict import interval
 from pipeline.sweep.table import Line
 
-__all__ = ["cost", "critical_difference", "differences", "learning", "scores", "seconds"]
+__all__ = ["by_rows", "cost", "critical_difference", "differences", "interval_of", "learning", "scores", "seconds"]
 
 #: Marks drawn for one family in one picture; of more, an even selection by rank.
 SEEDS, CONFIGURATIONS = 60, 240
@@ -39,19 +42,20 @@ def _rows_of(frame: Frame, families: list[str]) -> dict[str, float]:
     return places
 
 
-def scores(place: Place) -> Frame:
-    """Every seed a point, mean and 95% interval across; lines for the majority class and for chance."""
-    families = sorted(place.chosen, key=lambda name: -place.chosen[name].mean)
-    frame = Frame(_ROW * len(families) + 64, f"Scores on {place.label}", (_GUTTER, 28, 14, 36))
-    lines = place.chosen.values()
-    values = [v for line in lines for v in (*line.scores, line.low or line.mean, line.high or line.mean)]
+def scores(setting: Compared) -> Frame:
+    """Every seed a point, the mean and its 95% interval; lines for the majority class and for chance."""
+    families = sorted(setting.chosen, key=lambda name: -setting.chosen[name].mean)
+    frame = Frame(_ROW * len(families) + 64, f"Scores on {setting.label}", (_GUTTER, 28, 14, 36))
+    lines = setting.chosen.values()
+    ends = {family: interval_of(setting, family) for family in families}
+    values = [v for line in lines for v in line.scores] + [v for pair in ends.values() if pair for v in pair]
     span = max(max(values) - min(values), 0.02)
-    marks = {"majority": place.majority, "chance": place.chance}
+    marks = {name: setting.guess(name) for name in ("majority", "chance")}
     near = [v for v in marks.values() if v is not None and min(values) - span <= v <= max(values) + span]
     x = Scale.over([*values, *near], frame.left, frame.right)
-    frame.x_axis(x, place.metric)
+    frame.x_axis(x, setting.metric)
     outside: list[str] = []
-    same = None not in marks.values() and abs(place.majority - place.chance) < 0.01 * (x.high - x.low)
+    same = None not in marks.values() and abs(marks["majority"] - marks["chance"]) < 0.01 * (x.high - x.low)
     for name, value in marks.items():
         if value is None or (same and name == "chance"):
             continue
@@ -67,41 +71,73 @@ def scores(place: Place) -> Frame:
         alone = len(outside) == sum(value is not None for value in marks.values())
         frame.add(text(frame.left, frame.top - (6 if alone else 17), "off the scale: " + ", ".join(outside), "b"))
     for family, y in _rows_of(frame, families).items():
-        line = place.chosen[family]
+        line = setting.chosen[family]
         for index, (seed, score) in enumerate(_sample(line, line.scores)):
             frame.add(marker(family, x(score), y + 6 * _spread(index), 2.3, f"{family}, seed {seed}: {score:.4f}", "p"))
-        if line.low is not None:
-            frame.line(x(line.low), y, x(line.high), y, "ci")
+        if ends[family]:
+            frame.line(x(ends[family][0]), y, x(ends[family][1]), y, "ci")
         frame.line(x(line.mean), y - 8, x(line.mean), y + 8, "mean")
     return frame
 
 
-def differences(place: Place) -> Frame | None:
-    """Each family minus the reference, with the interval for new seeds and new rows; filled where found."""
-    reference = reference_of(place)
-    shown = []
-    for one in place.comparisons:
-        if reference in (one.first, one.second):
-            sign = 1 if one.second == reference else -1
-            family = one.first if sign > 0 else one.second
-            shown.append((family, sign * one.difference * 100, (one.bound - abs(one.difference)) * 100, one.found))
+def interval_of(setting: Compared, family: str) -> tuple[float, float] | None:
+    """The 95% interval of a family's score over new seeds and rows, within what the metric can be."""
+    alone, metric = setting.intervals.get(family), METRICS[setting.metric]
+    if alone is None or math.isnan(alone.low):
+        return None
+    low, high = (alone.low, alone.high) if metric.higher_is_better else (-alone.high, -alone.low)
+    return max(low, metric.lowest), min(high, metric.highest)
+
+
+def differences(contrasts: Sequence[Contrast], baseline: str, margin: float, title: str, unit: str) -> Frame | None:
+    """Each family minus the baseline with its interval: filled where found; the band is the margin."""
+    shown = [
+        (one.other(baseline), one.above(one.other(baseline)))
+        for one in contrasts if baseline in (one.first, one.second)
+    ]  # fmt: skip
     if not shown:
         return None
-    shown.sort(key=lambda row: -row[1])
-    frame = Frame(_ROW * len(shown) + 44, f"Differences from {reference} on {place.label}", (_GUTTER, 8, 14, 36))
-    halves = [half if math.isfinite(half) else 0.0 for _, _, half, _ in shown]
-    edges = [0.0, *(row[1] + side * half for row, half in zip(shown, halves, strict=True) for side in (-1, 1))]
+    shown.sort(key=lambda row: -row[1].value)
+    frame = Frame(_ROW * len(shown) + 44, title, (_GUTTER, 8, 14, 36))
+    edges = [0.0, *(100 * end for _, gap in shown for end in (gap.value, gap.low, gap.high) if math.isfinite(end))]
     x = Scale.over(edges, frame.left, frame.right)
-    frame.x_axis(x, f"points of {place.metric} above {reference}")
+    low, high = (min(max(x(100 * end), frame.left), frame.right) for end in (-margin, margin))
+    frame.add(
+        f'<rect x="{low:.1f}" y="{frame.top:.1f}" width="{high - low:.1f}" height="{frame.bottom - frame.top:.1f}" '
+        'class="margin"/>'
+    )
+    frame.x_axis(x, f"points of {unit} above {baseline}")
     frame.line(x(0), frame.top, x(0), frame.bottom, "zero")
     rows = _rows_of(frame, [row[0] for row in shown])
-    for family, gap, half, found in shown:
+    for family, gap in shown:
         y = rows[family]
-        if math.isfinite(half):
-            frame.line(x(gap - half), y, x(gap + half), y, f"range s{slot(family)}")
-        frame.add(
-            marker(family, x(gap), y, 4.5, f"{family} - {reference}: {gap:+.2f} points", "m" if found else "m open")
-        )
+        if math.isfinite(gap.low):
+            frame.line(x(100 * gap.low), y, x(100 * gap.high), y, f"range f{slot(family)}")
+        said = f"{family} - {baseline}: {interval(gap)} points, {gap.word(margin)}"
+        frame.add(marker(family, x(100 * gap.value), y, 4.5, said, "m" if gap.found else "m open"))
+    return frame
+
+
+def by_rows(settings: Sequence[Compared], title: str) -> Frame:
+    """Mean score with its 95% interval against the number of training rows, settings that differ in nothing else."""
+    frame = Frame(240, title, (46, 22, 12, 36))
+    spots: dict[str, list[tuple[int, float, tuple[float, float] | None]]] = {}
+    for setting in settings:
+        for family, line in setting.chosen.items():
+            spots.setdefault(family, []).append((setting.train_rows, line.mean, interval_of(setting, family)))
+    x = Scale.over([setting.train_rows for setting in settings], frame.left, frame.right, log=True)
+    y = Scale.over([v for mine in spots.values() for _, mean, ends in mine for v in (mean, *(ends or ()))],
+                   frame.bottom, frame.top)  # fmt: skip
+    frame.x_axis(x, "training rows (logarithmic)", 4)
+    frame.y_axis(y, settings[0].metric)
+    for index, (family, mine) in enumerate(spots.items()):
+        shift = 3 * (index - (len(spots) - 1) / 2)  # beside one another, or intervals would hide one another
+        points = [(x(rows) + shift, mean, ends) for rows, mean, ends in sorted(mine)]
+        frame.path([(at, y(mean)) for at, mean, _ in points], f"curve f{slot(family)}")
+        for (at, mean, ends), (rows, *_) in zip(points, sorted(mine), strict=True):
+            if ends:
+                frame.line(at, y(ends[0]), at, y(ends[1]), f"range f{slot(family)}")
+            frame.add(marker(family, at, y(mean), 3.2, f"{family}, {rows:,} rows: {mean:.4f}"))
     return frame
 
 
@@ -114,18 +150,18 @@ def _pareto(pairs: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return front
 
 
-def cost(place: Place, what: str) -> Frame:
+def cost(setting: Compared, what: str) -> Frame:
     """Mean score against `parameters` or `flops`, one mark a configuration, and the Pareto front."""
-    lines = [line for line in place.lines if line.n]
-    chosen = {id(line) for line in place.chosen.values()}
+    lines = [line for line in setting.lines if line.n]
+    chosen = {id(line) for line in setting.chosen.values()}
     front = _pareto([(max(getattr(line, what), 1), line.mean) for line in lines])
-    lines = thin([line for line in lines if id(line) not in chosen], CONFIGURATIONS) + list(place.chosen.values())
-    frame = Frame(240, f"Score against {what} on {place.label}", (46, 22, 16, 36))
+    lines = thin([line for line in lines if id(line) not in chosen], CONFIGURATIONS) + list(setting.chosen.values())
+    frame = Frame(240, f"Score against {what} on {setting.label}", (46, 22, 16, 36))
     x = Scale.over([max(getattr(line, what), 1) for line in lines], frame.left, frame.right, log=True)
-    seeds = [(line, score) for line in place.chosen.values() for _, score in thin(_sample(line, line.scores), 20)]
+    seeds = [(line, score) for line in setting.chosen.values() for _, score in thin(_sample(line, line.scores), 20)]
     y = Scale.over([*(line.mean for line in lines), *(score for _, score in seeds)], frame.bottom, frame.top)
     frame.x_axis(x, "parameters" if what == "parameters" else "FLOPs for one row, forward", 4)
-    frame.y_axis(y, place.metric)
+    frame.y_axis(y, setting.metric)
     steps = [
         point for (a, b), (c, _) in zip(front, [*front[1:], (x.high, 0)], strict=True) for point in ((a, b), (c, b))
     ]
@@ -139,15 +175,15 @@ def cost(place: Place, what: str) -> Frame:
     return frame
 
 
-def seconds(place: Place) -> Frame:
+def seconds(setting: Compared) -> Frame:
     """Time of every head, its share of its pack's."""
-    families = list(place.chosen)
-    frame = Frame(_ROW * len(families) + 44, f"Time per head on {place.label}", (_GUTTER, 8, 14, 36))
-    times = {family: place.chosen[family].seconds for family in families}
+    families = list(setting.chosen)
+    frame = Frame(_ROW * len(families) + 44, f"Time per head on {setting.label}", (_GUTTER, 8, 14, 36))
+    times = {family: setting.chosen[family].seconds for family in families}
     x = Scale.over([max(t, 1e-6) for found in times.values() for t in found], frame.left, frame.right, log=True)
     frame.x_axis(x, "seconds a head (logarithmic)", 4)
     for family, y in _rows_of(frame, families).items():
-        line = place.chosen[family]
+        line = setting.chosen[family]
         for index, (seed, value) in enumerate(_sample(line, times[family])):
             told = f"{family}, seed {seed}: {value:.3g} s"
             frame.add(marker(family, x(max(value, 1e-6)), y + 6 * _spread(index), 2.3, told, "p"))
@@ -156,13 +192,13 @@ def seconds(place: Place) -> Frame:
     return frame
 
 
-def learning(place: Place, loss: bool) -> Frame | None:
+def learning(setting: Compared, loss: bool) -> Frame | None:
     """Mean over seeds after each epoch: the score on the selection rows, or the losses (training dashed)."""
-    found = {family: curves for family, curves in place.curves.items() if curves.shape[1] > 1}
+    found = {family: curves for family, curves in setting.curves.items() if curves.shape[1] > 1}
     if not found:
         return None
-    what = "loss" if loss else f"{place.metric} on selection rows"
-    frame = Frame(220, f"{'Losses' if loss else 'Selection score'} over epochs on {place.label}", (46, 22, 12, 36))
+    what = "loss" if loss else f"{setting.metric} on selection rows"
+    frame = Frame(220, f"{'Losses' if loss else 'Selection score'} over epochs on {setting.label}", (46, 22, 12, 36))
     columns = ((0, "dash"), (1, "")) if loss else ((2, ""),)
     means: dict[tuple[str, int], np.ndarray] = {}
     for family, curves in found.items():
@@ -188,7 +224,7 @@ def learning(place: Place, loss: bool) -> Frame | None:
                 f"band f{slot(family)}",
             )
         kind = dict(columns)[column]
-        frame.path([(x(e), _within(y(v), frame)) for e, v in spots], f"curve s{slot(family)} {kind}".strip())
+        frame.path([(x(e), _within(y(v), frame)) for e, v in spots], f"curve f{slot(family)} {kind}".strip())
     for (family, column), mean in means.items():
         if column != 0:
             frame.add(marker(family, x(len(mean)), _within(y(mean[-1]), frame), 3.2))
@@ -212,12 +248,12 @@ def critical_difference(ranking: Ranking) -> Frame:
     width = min(x(1 + ranking.critical), frame.right) - x(1)
     frame.line(x(1), 14, x(1) + width, 14, "mean")
     frame.add(text(x(1) + width + 6, 17.5, f"critical difference {ranking.critical:.2f}", "b"))
-    place = dict(zip(ranking.names, ranking.ranks, strict=True))
+    at = dict(zip(ranking.names, ranking.ranks, strict=True))
     for index, names in enumerate(ranking.alike):
         y = 50 + 12 * index
-        frame.line(x(place[names[0]]) - 3, y, x(place[names[-1]]) + 3, y, "join")
+        frame.line(x(at[names[0]]) - 3, y, x(at[names[-1]]) + 3, y, "join")
     base = 56 + 12 * len(ranking.alike)
-    for index, (name, rank) in enumerate(place.items()):
+    for index, (name, rank) in enumerate(at.items()):
         left = index < half
         y = base + 20 * (index if left else k - 1 - index)
         end = frame.left - 8 if left else frame.right + 8

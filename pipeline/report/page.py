@@ -1,7 +1,8 @@
 """The report as one HTML file that needs nothing else: no network, no other file."""
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,52 +14,74 @@ from markupsafe import Markup
 from pipeline.errors import ResultsError
 from pipeline.report import charts, row_charts
 from pipeline.report.activations import LearnedFunctions, learned_functions
-from pipeline.report.gather import gather
-from pipeline.report.model import Findings, Place, is_kan
-from pipeline.report.provenance import provenance
-from pipeline.report.statistics import Comparison, Sample, equivalence
-from pipeline.report.svg import Frame
-from pipeline.report.verdict import Verdict, conclude
+from pipeline.report.contrasts import Contrast
+from pipeline.report.gather import MARGIN, gather
+from pipeline.report.model import Compared, Findings, is_kan
+from pipeline.report.provenance import DEFAULT_CACHE, provenance
+from pipeline.report.svg import Frame, family_style
+from pipeline.report.verdict import Verdict, conclude, signed
 from pipeline.sweep.results import Results
 
-__all__ = ["Report", "figures", "render", "write_report"]
+__all__ = ["Report", "contrast_table", "figures", "render", "write_report"]
 
-#: Lines and comparisons that the page's tables hold; the rest is in `fit_heads.py table --csv`.
+#: Lines and comparisons that the page's tables hold; the rest is in `fit_heads.py table --csv` and `report --json`.
 LINES, COMPARISONS = 1000, 1000
-#: Places whose pictures are shown; the tables have them all.
-PLACES = 24
+#: Settings whose pictures are shown; the tables have them all.
+PICTURED = 24
+#: How a page of ours begins: no other file is written over.
+OPENING = b"<!doctype html>"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written (document of `fit_heads.py report --json`)."""
+    """What was written (document of `fit_heads.py report --json`).
+
+    `means` are the differences over tasks, `differences` those in each setting, `guesses` those from the majority class
+    and from chance (`contrast_table`).
+    """
 
     out: str
     bytes: int
     heads: int
     families: tuple[str, ...]
-    places: tuple[str, ...]
+    settings: tuple[str, ...]
+    baselines: tuple[str, ...]
+    margin: float
     verdict: str
     sentences: dict[str, str]
     cannot: tuple[str, ...]
+    means: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+    guesses: list[dict[str, Any]]
 
 
 def write_report(
-    results: str | Path, out: str | Path, *, cache: str | Path = "cache", where: Mapping[str, Any] | None = None
+    results: str | Path,
+    out: str | Path,
+    *,
+    cache: str | Path = "cache",
+    where: Mapping[str, Any] | None = None,
+    baseline: Sequence[str] | None = None,
+    margin: float = MARGIN,
+    all_pairs: bool = False,
 ) -> Report:
     """Read a results database and write the report to `out`, whole or not at all.
 
-    `cache` is searched for texts (and labels, where the results lack them) of the tasks; `where` maps columns of
-    `heads` to allowed values. Raises `ResultsError` for a file that is no results database or a place that cannot be
-    written.
+    `cache` is searched for texts of the tasks; `where` maps columns of `heads` to allowed values. Every family is held
+    against each `baseline` (default: mlp and linear), or against every other one with `all_pairs`; differences within
+    `margin` points count as none. Raises `ResultsError` for a file that is no results database, for a filter that no
+    head passes, or for an `out` that cannot be written or is something else than a report.
     """
-    if Path(out).is_file():
-        with Path(out).open("rb") as there:
-            if not there.read(1000).lstrip().lower().startswith(b"<!doctype html>"):
-                raise ResultsError(f"{out}: expected a new file or a page to replace, found another file; name another")
-    findings = gather(Path(results), Path(cache), where)
+    out = Path(out)
+    _check_replaceable(out)
+    findings = gather(Path(results), Path(cache), where, baselines=baseline, margin=margin, every_pair=all_pairs)
+    if where and not findings.heads:
+        raise ResultsError(
+            f"{results}: expected heads that pass the filters, found none; {out} is left as it is. See fit_heads.py "
+            "table for what there is"
+        )
     verdict = conclude(findings)
-    page, out = render(findings, verdict).encode(), Path(out)
+    page = render(findings, verdict, Path(cache)).encode()
     work = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,84 +91,159 @@ def write_report(
         work.unlink(missing_ok=True)
         reason = error.strerror or error
         raise ResultsError(f"{out}: expected to write a report ({reason}); name another file with --out") from error
+    contrasts = findings.contrasts
+    labels = {one.key: one.label for one in findings.settings}
     return Report(
-        str(out), len(page), findings.heads, findings.families, tuple(place.label for place in findings.places),
+        str(out), len(page), findings.heads, findings.families, tuple(labels.values()), contrasts.baselines, margin,
         verdict.headline, dict(verdict.sentences), tuple(verdict.cannot),
+        *(contrast_table(some, labels, findings.margin)
+          for some in (contrasts.means, contrasts.planned, contrasts.guesses)),
     )  # fmt: skip
 
 
-def render(findings: Findings, verdict: Verdict) -> str:
-    """The page."""
+def _check_replaceable(out: Path) -> None:
+    """Raise `ResultsError` where `out` is a file that is not a page."""
+    try:
+        with out.open("rb") as file:
+            start = file.read(len(OPENING))
+    except OSError:  # not there, or a folder, or closed to us: writing will tell
+        return
+    if start and start.lower() != OPENING:
+        raise ResultsError(f"{out}: expected a page that may be replaced, found another file; name another with --out")
+
+
+def contrast_table(contrasts: Sequence[Contrast], labels: Mapping[Any, str], margin: float) -> list[dict[str, Any]]:
+    """Contrasts as plain documents; differences in points, `None` where a number cannot be had."""
+    return [
+        {
+            "setting": labels.get(one.setting, ""),
+            "first": one.first,
+            "second": one.second,
+            **{name: _points(getattr(one.estimate, name))
+               for name in ("value", "low", "high", "detectable")},
+            "word": one.estimate.word(margin),
+            "planned": one.estimate.planned,
+            "seeds": one.estimate.seeds,
+            "rows": one.estimate.rows,
+            "tasks": list(one.tasks),
+        }
+        for one in contrasts
+    ]  # fmt: skip
+
+
+def _points(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value
+
+
+def render(findings: Findings, verdict: Verdict, cache: Path = DEFAULT_CACHE) -> str:
+    """The page; `cache` is the folder that its commands name."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report", "template"), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "count": lambda value: f"{value:,}", "p": _p, "signed": _signed}
+    environment.filters |= {"number": _number, "count": lambda value: f"{value:,}", "p": _p, "signed": signed,
+                            "share": _share}  # fmt: skip
     source = environment.loader.get_source
+    by_line = {id(line): (one, family) for one in findings.settings for family, line in one.chosen.items()}
+    lines = sorted(findings.lines, key=lambda line: (line.place, line.train_rows, -(line.mean or 0)))[:LINES]
+    labels = {one.key: one.label for one in findings.settings}
+    contrasts = [*findings.contrasts.means, *findings.contrasts.planned]
     return environment.get_template("report.html").render(
         findings=findings,
         verdict=verdict,
         sections=figures(findings),
         legend=[(name, Markup(mark)) for name, mark in charts.families_of(findings)],
-        lines=sorted(findings.lines, key=lambda line: (line.place, -(line.mean or 0)))[:LINES],
-        labels={place.key: place.label for place in findings.places},
+        lines=[(line, labels.get((*line.place, line.train_rows), line.task), *_beside(by_line.get(id(line))))
+               for line in lines],
         variants=any(line.variant for line in findings.lines),
-        comparisons=[(place, one, _within(place, one)) for place in findings.places for one in place.comparisons][
-            :COMPARISONS
-        ],
+        covered=any(one.coverage for one in findings.settings),
+        contrasts=[(labels.get(one.setting, f"mean of {len(one.tasks)} tasks"), one) for one in contrasts[:COMPARISONS]],
+        guesses=[(labels[one.setting], one) for one in findings.contrasts.guesses[:COMPARISONS]],
+        more=max(len(contrasts) - COMPARISONS, 0),
         disagreement=row_charts.disagreement,
-        made=provenance(findings),
+        made=provenance(findings, cache),
         now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        style=Markup(source(environment, "style.css")[0]),  # ours, not data
+        style=Markup(source(environment, "style.css")[0] + family_style()),  # ours, not data
         script=Markup(source(environment, "script.js")[0]),
-    )
+    )  # fmt: skip
 
 
-def _within(place: Place, one: Comparison) -> float:
-    first, second = (place.chosen[name] for name in (one.first, one.second))
-    return equivalence(*(Sample(line.head, line.seeds, line.scores) for line in (first, second)))
+def _beside(found: tuple[Compared, str] | None) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """Interval and coverage of a line that stands for its family; nothing of others."""
+    if found is None:
+        return None, None
+    one, family = found
+    return charts.interval_of(one, family), one.coverage.get(family)
 
 
 def figures(findings: Findings) -> dict[str, list[tuple[str, Markup]]]:
     """Pictures by section: (caption, SVG)."""
-    places = findings.places[:PLACES]
+    settings = findings.settings[:PICTURED]
+    baselines, margin = findings.contrasts.baselines, findings.margin
 
-    def each(draw: Callable[[Place], Frame | None]) -> list[tuple[str, Markup]]:
-        drawn = [(place.label, draw(place)) for place in places]
+    def each(draw: Callable[[Compared], Frame | None]) -> list[tuple[str, Markup]]:
+        drawn = [(one.label, draw(one)) for one in settings]
         return [(label, frame.svg()) for label, frame in drawn if frame is not None]
 
+    def against(baseline: str, one: Compared) -> Frame | None:
+        title = f"Differences from {baseline} on {one.label}"
+        return charts.differences(one.contrasts, baseline, margin, title, one.metric)
+
+    means = [
+        (f"{baseline}, mean over tasks",
+         charts.differences(findings.contrasts.means, baseline, margin, f"Mean differences from {baseline}", "score"))
+        for baseline in baselines[:1]
+    ]  # fmt: skip
     ranked = {name: one for name, one in findings.rankings.items() if one.enough}
     return {
+        "means": [(label, frame.svg()) for label, frame in means if frame is not None],
         "scores": each(charts.scores),
-        "differences": each(charts.differences),
+        "differences": [
+            (f"{label}, against {baseline}", picture)
+            for baseline in baselines
+            for label, picture in each(lambda one, baseline=baseline: against(baseline, one))
+        ],
         "ranks": [(name, charts.critical_difference(one).svg()) for name, one in ranked.items()],
-        "parameters": each(lambda place: charts.cost(place, "parameters")),
-        "flops": each(lambda place: charts.cost(place, "flops")),
+        "rows": _by_rows(settings),
+        "parameters": each(lambda one: charts.cost(one, "parameters")),
+        "flops": each(lambda one: charts.cost(one, "flops")),
         "seconds": each(charts.seconds),
-        "learning": each(lambda place: charts.learning(place, loss=False)),
-        "losses": each(lambda place: charts.learning(place, loss=True)),
+        "learning": each(lambda one: charts.learning(one, loss=False)),
+        "losses": each(lambda one: charts.learning(one, loss=True)),
         "functions": _functions(findings),
         "calibration": each(row_charts.calibration),
         "confusion": each(row_charts.confusion) + each(row_charts.predictions),
     }
 
 
+def _by_rows(settings: Sequence[Compared]) -> list[tuple[str, Markup]]:
+    """Learning curves of settings that differ by their training rows alone."""
+    groups: dict[tuple[Any, ...], list[Compared]] = {}
+    for one in settings:
+        groups.setdefault(one.key[:-1], []).append(one)
+    several = [mine for mine in groups.values() if len(mine) > 1]
+    return [
+        (mine[0].cache, charts.by_rows(mine, f"Score against training rows on {mine[0].cache}").svg())
+        for mine in several
+    ]
+
+
 def _functions(findings: Findings) -> list[tuple[str, Markup]]:
     """Learned functions of the best head (on its selection rows) of each KAN family, where heads learn most."""
-    found = []
+    drawn = []
     for family in findings.families:
-        places = [place for place in findings.places if family in place.chosen]
-        if not (is_kan(family) or family == "bspline_mlp") or not places:
+        settings = [one for one in findings.settings if family in one.chosen]
+        if not (is_kan(family) or family == "bspline_mlp") or not settings:
             continue
-        place = max(places, key=lambda place: place.chosen[family].mean - (place.majority or 0.0))
-        head = _best_head(findings.path, place.chosen[family].ids, place.metric)
-        learned = learned_functions(findings.path, head, place.label)
+        one = max(settings, key=lambda one: one.chosen[family].mean - (one.guess("majority") or 0.0))
+        head = _best_head(findings.path, one.chosen[family].ids, one.metric)
+        learned = learned_functions(findings.path, head, one.label)
         if isinstance(learned, LearnedFunctions):
-            caption = f"{family} on {place.label}: functions {learned.note}"
-            found.append((caption, row_charts.functions(learned).svg()))
+            caption = f"{family} on {one.label}: functions {learned.note}"
+            drawn.append((caption, row_charts.functions(learned).svg()))
         else:
-            found.append((f"{family} on {place.label}: {learned}", Markup("")))
-    return found
+            drawn.append((f"{family} on {one.label}: {learned}", Markup("")))
+    return drawn
 
 
 def _best_head(path: Path, ids: tuple[str, ...], metric: str) -> str:
@@ -160,11 +258,9 @@ def _number(value: float | None, places: int = 4) -> str:
     return "–" if value is None or value != value else f"{value:.{places}f}".replace("-", "−")
 
 
-def _signed(value: float) -> str:
-    return "–" if value != value else f"{100 * value:+.1f}".replace("-", "−")
+def _share(value: float) -> str:
+    return f"{100 * value:.0f}%"
 
 
 def _p(value: float) -> str:
-    if value != value:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "–" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,22 +1,26 @@
 """How the findings were made: commands that make the same heads, caches, versions, hardware, dates."""
 
-import json
 import platform
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import KanglueError
-from pipeline.heads.families import FAMILIES
 from pipeline.heads.resolve import resolve
+from pipeline.models.caches import NAMED_FOLDERS
 from pipeline.report.model import Findings
 from pipeline.sweep.table import Line
 from pipeline.versions import version
 
-__all__ = ["Provenance", "provenance"]
+__all__ = ["DEFAULT_CACHE", "Provenance", "provenance"]
 
 #: What is told of a cache that was found.
 _KNOWN = ("encoder_sha256", "tokenizer_sha256", "source_sha256", "max_length", "precision", "pairs", "created")
+#: Folders and files that commands need not name.
+DEFAULT_CACHE, DEFAULT_RESULTS = Path("cache"), Path("runs/results.sqlite")
 #: Commands beyond this many are counted, not listed.
 COMMANDS = 40
 
@@ -32,10 +36,10 @@ class Provenance:
     here: str
 
 
-def provenance(findings: Findings) -> Provenance:
-    """Collect it."""
-    commands = _commands(findings)
-    here = ", ".join(f"{name} {version(name)}" for name in ("kanglue", "numpy", "scipy", "statsmodels"))
+def provenance(findings: Findings, cache: Path = DEFAULT_CACHE) -> Provenance:
+    """Collect it; `cache` is the folder that commands name where a cache's own was not found."""
+    commands = _commands(findings, cache)
+    here = ", ".join(f"{name} {version(name)}" for name in ("kanglue", "numpy", "scipy"))
     return Provenance(
         tuple(commands[:COMMANDS]), max(len(commands) - COMMANDS, 0), _caches(findings), _runs(findings),
         f"Python {platform.python_version()}, {here}",
@@ -62,68 +66,76 @@ def _brief(name: str, value: Any) -> str:
 
 
 def _runs(findings: Findings) -> tuple[dict[str, Any], ...]:
-    merged: dict[tuple[str, str], dict[str, Any]] = {}
-    for run in findings.runs:
-        found = merged.setdefault(
-            (run["device"], run["versions"]), {"heads": 0, "seconds": 0.0, "first": run["first"], "last": run["last"]}
-        )
-        found["heads"] += run["heads"]
-        found["seconds"] += run["seconds"]
-        found["first"], found["last"] = min(found["first"], run["first"]), max(found["last"], run["last"])
     return tuple(
-        {"device": device, "versions": _versions(versions), **found} for (device, versions), found in merged.items()
+        run | {"versions": ", ".join(f"{name} {value}" for name, value in run["versions"].items())}
+        for run in findings.runs
     )
 
 
-def _versions(document: str) -> str:
-    return ", ".join(f"{name} {value}" for name, value in json.loads(document).items())
-
-
-def _commands(findings: Findings) -> list[str]:
-    """One `fit_heads.py sweep` for all tasks, families and seeds that share their options."""
-    groups: dict[tuple[str, str, str, str], dict[str, set[Any]]] = {}
+def _commands(findings: Findings, cache: Path) -> list[str]:
+    """`fit_heads.py sweep` for exactly the heads that trained: families with the same tasks, options and seeds share one."""
+    groups: dict[tuple[Any, ...], dict[str, set[str]]] = {}
     for line in findings.lines:
-        if not line.n:
-            continue
-        group = groups.setdefault(
-            (line.encoder, line.features, line.protocol, _options(line)),
-            {"task": set(), "head": set(), "seeds": set()},
-        )
-        group["task"].add(line.task)
-        group["head"].add(line.head)
-        group["seeds"].add(line.seeds)
-    return [
-        f"python fit_heads.py sweep --task {','.join(sorted(group['task']))} --head {','.join(sorted(group['head']))} "
-        f"--encoder {encoder} --features {features} --protocol {protocol} --seeds {_ranges(group['seeds'])}{options}"
-        for (encoder, features, protocol, options), group in groups.items()
-    ]
+        if line.n:
+            task, *where = _where(line, findings, cache)
+            key = (*where, line.features, line.protocol, line.seeds, *_options(line))
+            groups.setdefault(key, {}).setdefault(line.head, set()).add(task)
+    commands = []
+    for (root, encoder, features, protocol, seeds, *options), families in groups.items():
+        shared: dict[tuple[str, ...], list[str]] = {}
+        for family, tasks in families.items():
+            shared.setdefault(tuple(sorted(tasks)), []).append(family)
+        for tasks, heads in shared.items():
+            words = ["python", "fit_heads.py", "sweep", "--task", ",".join(tasks), "--head", ",".join(sorted(heads))]
+            words += ["--encoder", encoder] if encoder else []
+            words += ["--features", features, "--protocol", protocol, "--seeds", _ranges(seeds), *options]
+            words += [] if root == DEFAULT_CACHE else ["--cache", str(root)]
+            words += [] if findings.path == DEFAULT_RESULTS else ["--results", str(findings.path)]
+            commands.append(shlex.join(words))
+    return commands
 
 
-def _ranges(seeds: set[tuple[int, ...]]) -> str:
-    every = sorted({seed for found in seeds for seed in found})
-    low, high = every[0], every[-1] + 1
-    return f"{low}:{high}" + ("" if len(every) == high - low else " (not all of them)")
+def _where(line: Line, findings: Findings, cache: Path) -> tuple[str, Path, str]:
+    """Task, folder of caches and encoder as the command line takes them."""
+    path = findings.files.get(line.fingerprint)
+    if path is None:
+        return line.cache, cache, line.encoder
+    return path.stem, path.parent.parent, "" if path.parent.name in NAMED_FOLDERS else path.parent.name
 
 
-@cache
+def _ranges(seeds: Sequence[int]) -> str:
+    """Seeds as `--seeds` takes them: 0:10,12."""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][1]:
+            runs[-1][1] += 1
+        else:
+            runs.append([seed, seed + 1])
+    return ",".join(f"{start}:{stop}" if stop > start + 1 else str(start) for start, stop in runs)
+
+
+@lru_cache
 def _defaults(head: str, features: str, protocol: str) -> dict[str, Any]:
     try:
         plain = resolve(head, seed=0, features=features, protocol=protocol, options={})
     except KanglueError:  # a family or protocol of another version
         return {}
-    return {"layer_norm": FAMILIES[head].defaults.get("layer_norm")} | plain.to_json()
+    return plain.to_json()
 
 
-def _options(line: Line) -> str:
+def _options(line: Line) -> list[str]:
     """The options that differ from the family's defaults under its protocol, as they are typed."""
-    defaults = _defaults(line.head, line.features, line.protocol)
-    typed = []
+    defaults, words = _defaults(line.head, line.features, line.protocol), []
     for name, value in line.config.items():
-        if name in ("head", "protocol", "seed", "features") or defaults.get(name) == value:
+        if name in ("head", "protocol", "seed", "features", "earlier_grids") or defaults.get(name) == value:
             continue
+        if name == "grid":  # of a growing grid, the last of its stages
+            value = [*line.config.get("earlier_grids", ()), value]
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            typed.append(flag if value else flag.replace("--", "--no-", 1))
+            words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
-            typed.append(f"{flag} {','.join(map(str, value)) if isinstance(value, list) else value}")
-    return "".join(f" {one}" for one in typed)
+            words.append(f"{flag}={','.join(map(str, value)) or 'none' if isinstance(value, list) else value}")
+    if "earlier_grids" in line.config and not any(word.startswith("--grid=") for word in words):
+        words.append(f"--grid={','.join(map(str, [*line.config['earlier_grids'], line.config['grid']]))}")
+    return words

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.report.statistics import ALPHA
+from pipeline.report.inference import ALPHA
 
 __all__ = ["Ranking", "rank_families"]
 
@@ -58,41 +58,37 @@ def _enough(families: int, tasks: int, critical: float) -> bool:
     return tasks >= ENOUGH_TASKS and critical <= ENOUGH_SHARE * (families - 1)
 
 
-def rank_families(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> Ranking | None:
-    """Rank families on tasks: `scores[task][family]` are mean scores (several where a task was posed in several ways).
+def rank_families(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> Ranking | None:
+    """Rank families on tasks: `scores[task]` has the mean scores by family of every setting of a task.
 
-    Only families that every task has are ranked; several scores of one task give one mean rank of that task, so that a
-    task counts once. `None` for fewer than two families.
+    Only families that every setting has are ranked. A task counts once: its settings give one mean rank. `None` for
+    fewer than two families.
     """
     from scipy import stats
 
-    names = sorted(set.intersection(*(set(found) for found in scores.values()))) if scores else []
+    settings = [one for mine in scores.values() for one in mine]
+    names = sorted(set.intersection(*map(set, settings))) if settings else []
     if len(names) < 2:
         return None
-    blocks = []
-    for found in scores.values():
-        ways = min(len(found[name]) for name in names)
-        each = [stats.rankdata([-found[name][way] for name in names]) for way in range(ways)]
-        blocks.append(stats.rankdata(np.mean(each, 0)))
-    table = np.array(blocks)
-    k, n = len(names), len(blocks)
+    table = np.array(
+        [stats.rankdata(np.mean([stats.rankdata([-one[name] for name in names]) for one in mine], 0))
+         for mine in scores.values()]
+    )  # fmt: skip
+    k, n = len(names), len(table)
     critical = stats.studentized_range.ppf(1 - ALPHA, k, np.inf) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
     mean = table.mean(0)
     order = np.argsort(mean, kind="stable")
-    ordered, ranks = [names[i] for i in order], mean[order]
     p = float(stats.friedmanchisquare(*table.T).pvalue) if k > 2 and n > 1 and np.ptp(table, 1).any() else math.nan
-    alike = _alike(ordered, table[:, order]) if _enough(k, n, critical) else (tuple(ordered),)
-    return Ranking(tuple(ordered), tuple(map(float, ranks)), tuple(scores), float(critical), p, alike)
+    ordered, ranks = tuple(names[i] for i in order), tuple(map(float, mean[order]))
+    alike = _alike(ordered, ranks, critical) if _enough(k, n, critical) else (ordered,)
+    return Ranking(ordered, ranks, tuple(scores), float(critical), p, alike)
 
 
-def _alike(names: Sequence[str], table: np.ndarray) -> tuple[tuple[str, ...], ...]:
-    """Longest runs of neighbouring families that Nemenyi's test does not tell apart; `table` is [tasks, families]."""
-    import scikit_posthocs
-
-    p = np.asarray(scikit_posthocs.posthoc_nemenyi_friedman(table))
+def _alike(names: Sequence[str], ranks: Sequence[float], critical: float) -> tuple[tuple[str, ...], ...]:
+    """Longest runs of neighbouring families whose ranks lie closer than the critical difference."""
     runs: list[tuple[int, int]] = []
-    for start in range(len(names)):
-        stop = max(j for j in range(start, len(names)) if j == start or p[start, j] >= ALPHA)
-        if stop > start and not any(a <= start and stop <= b for a, b in runs):
+    for start, low in enumerate(ranks):
+        stop = max(at for at, rank in enumerate(ranks) if at == start or 0 <= rank - low < critical)
+        if stop > start and not any(stop <= end for _, end in runs):
             runs.append((start, stop))
     return tuple(tuple(names[a : b + 1]) for a, b in runs)

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from pipeline.report.activations import LearnedFunctions
-from pipeline.report.model import Disagreement, Place
+from pipeline.report.model import Compared, Disagreement
 from pipeline.report.rows import RowSummary
 from pipeline.report.svg import Frame, Scale, marker, slot, text
 
@@ -19,18 +19,18 @@ CLASSES = 6
 SCATTER = 300
 
 
-def calibration(place: Place) -> Frame | None:
+def calibration(setting: Compared) -> Frame | None:
     """Reliability: of answers given with some confidence, how many are right; the calibration error beside the name."""
-    found = {family: one for family, one in place.summaries.items() if one.bins is not None}
+    found = {family: one for family, one in setting.summaries.items() if one.bins is not None}
     if not found:
         return None
     classes = next(iter(found.values())).counts.shape[0]
-    frame = Frame(max(236, 52 + 15 * len(found)), f"Calibration on {place.label}", (40, 22, 150, 36))
+    frame = Frame(max(236, 52 + 15 * len(found)), f"Calibration on {setting.label}", (40, 22, 150, 36))
     x = Scale(1 / classes, 1, frame.left, frame.right)
     lowest = min(float((one.bins[2][full] / one.bins[0][full]).min()) for one, full in _full(found.values()))
     y = Scale(min(math.floor(10 * lowest) / 10, 0.5), 1, frame.bottom, frame.top)
     frame.x_axis(x, "confidence", 4)
-    frame.y_axis(y, "share right")
+    frame.y_axis(y, "share correct")
     start = max(1 / classes, y.low)
     frame.line(x(start), y(start), x(1), y(1), "zero")
     frame.add(text(frame.right + 12, frame.top - 5, "calibration error", "n"))
@@ -38,9 +38,9 @@ def calibration(place: Place) -> Frame | None:
         rows, confidence, right = one.bins
         ((_, full),) = _full([one])
         spots = [(x(c / n), y(r / n)) for n, c, r in zip(rows[full], confidence[full], right[full], strict=True)]
-        frame.path(spots, f"curve s{slot(family)}")
-        for place_x, place_y in spots:
-            frame.add(marker(family, place_x, place_y, 2.6))
+        frame.path(spots, f"curve f{slot(family)}")
+        for spot_x, spot_y in spots:
+            frame.add(marker(family, spot_x, spot_y, 2.6))
         height = frame.top + 10 + 15 * index
         frame.add(marker(family, frame.right + 18, height - 3.5, 4), text(frame.right + 28, height, family, "l"))
         frame.add(text(frame.width - 4, height, f"{one.error:.3f}", "l", "end"))
@@ -52,16 +52,19 @@ def _full(found: Iterable[RowSummary]) -> list[tuple[RowSummary, np.ndarray]]:
     return [(one, one.bins[0] >= max(0.005 * one.bins[0].sum(), 1)) for one in found]
 
 
-def confusion(place: Place) -> Frame | None:
+def confusion(setting: Compared) -> Frame | None:
     """A matrix a family: true classes down, answers across, each row in percent of its class."""
-    found = {family: one.counts for family, one in place.summaries.items() if one.counts is not None}
+    found = {family: one.counts for family, one in setting.summaries.items() if one.counts is not None}
     if not found or next(iter(found.values())).shape[0] > CLASSES:
         return None
     classes = next(iter(found.values())).shape[0]
-    names = [_brief(place.words[c]) if place.words and c < len(place.words) else str(c) for c in range(classes)]
+    names = [
+        _brief(setting.class_names[c]) if setting.class_names and c < len(setting.class_names) else str(c)
+        for c in range(classes)
+    ]
     cell, columns = (34, 3) if classes == 2 else (24, 2) if classes == 3 else (20, 2)
     wide, high = 360 / columns, classes * cell + 34
-    frame = Frame(math.ceil(len(found) / columns) * high + 4, f"Confusion on {place.label}", (0, 0, 0, 0))
+    frame = Frame(math.ceil(len(found) / columns) * high + 4, f"Confusion on {setting.label}", (0, 0, 0, 0))
     for index, (family, counts) in enumerate(found.items()):
         left = index % columns * wide + 42
         top = index // columns * high + 20
@@ -84,28 +87,28 @@ def _brief(word: str) -> str:
     return word if len(word) <= 8 else word[:7] + "…"
 
 
-def predictions(place: Place) -> Frame | None:
+def predictions(setting: Compared) -> Frame | None:
     """Regression: the ensemble's value of the best family against the label."""
-    found = {family: one for family, one in place.summaries.items() if one.counts is None}
-    if not found or place.labels is None:
+    found = {family: one for family, one in setting.summaries.items() if one.counts is None}
+    if not found or setting.labels is None:
         return None
-    family = max(found, key=lambda name: place.chosen[name].mean)
+    family = max(found, key=lambda name: setting.chosen[name].mean)
     values = found[family].mean[:, 0]
-    frame = Frame(240, f"Predictions on {place.label}", (46, 22, 12, 36))
+    frame = Frame(240, f"Predictions on {setting.label}", (46, 22, 12, 36))
     rows = np.unique(np.linspace(0, len(values) - 1, SCATTER).astype(int))
-    both = [*map(float, values[rows]), *map(float, place.labels[rows])]
+    both = [*map(float, values[rows]), *map(float, setting.labels[rows])]
     x, y = Scale.over(both, frame.left, frame.right), Scale.over(both, frame.bottom, frame.top)
     frame.x_axis(x, "label")
     frame.y_axis(y, f"{family}, mean over seeds")
     frame.line(x(x.low), y(x.low), x(x.high), y(x.high), "zero")
     for row in rows:
-        frame.add(marker(family, x(float(place.labels[row])), y(float(values[row])), 2.2, kind="p"))
+        frame.add(marker(family, x(float(setting.labels[row])), y(float(values[row])), 2.2, kind="p"))
     return frame
 
 
 def disagreement(row: Disagreement) -> Markup:
     """Each family's probability of the right label, on a line from 0 to 1."""
-    frame = Frame(34, "Probability of the right label: " + ", ".join(f"{n} {p:.2f}" for n, p in row.chances.items()),
+    frame = Frame(34, "Probability of the true label: " + ", ".join(f"{n} {p:.2f}" for n, p in row.chances.items()),
                   (8, 4, 8, 16), 200)  # fmt: skip
     x = Scale(0, 1, frame.left, frame.right)
     frame.line(x(0), 11, x(1), 11, "ci")
@@ -130,7 +133,7 @@ def functions(learned: LearnedFunctions) -> Frame:
         frame.line(left, y(0), left + wide - 8, y(0))
         frame.line(x(0), top, x(0), top + high - 20)
         frame.path([(x(float(a)), y(float(b))) for a, b in zip(learned.grid, curve, strict=True)],
-                   f"curve s{slot(learned.family)}")  # fmt: skip
+                   f"curve f{slot(learned.family)}")  # fmt: skip
         frame.add(text(left, top - 3, name, "s"))
     span = f"inputs {learned.grid[0]:.1f} to {learned.grid[-1]:.1f}, outputs {-largest:.2g} to {largest:.2g}"
     frame.add(text(3, frame.height - 4, f"{span}; head {learned.head}".replace("-", "−"), "s"))

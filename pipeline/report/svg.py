@@ -1,4 +1,4 @@
-"""Small SVG pictures: scales, axes and marks, with colours that the page's style sheet gives to classes.
+"""Small SVG pictures: scales, axes and marks, coloured by classes of the page's style sheet.
 
 Everything that is text goes through :func:`text`, which escapes it.
 """
@@ -9,21 +9,29 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-__all__ = ["SLOTS", "Frame", "Scale", "label_of", "marker", "slot", "text", "thin", "ticks"]
+from pipeline.heads.families import HEADS
 
-#: Families in the order of their colours and marks, so that a family looks the same in every report; `slot` places
-#: others behind them.
-SLOTS = (
-    "linear", "mlp", "effi_kan", "fast_kan", "faster_kan", "fourier_kan", "cheby_kan", "bspline_mlp", "ensemble_kan",
-    "kan",
-)  # fmt: skip
-#: Marks of the slots: colour is never the only difference.
-_MARKS = ("circle", "square", "triangle", "diamond", "down", "plus", "square", "cross", "circle", "diamond", "triangle")
+__all__ = ["Frame", "Scale", "family_style", "label_of", "marker", "slot", "text", "thin", "ticks"]
+
+#: Marks of families in the registry's order: colour is never the only difference.
+_MARKS = ("circle", "square", "triangle", "diamond", "down", "plus", "cross")
+#: Colour of a family that is not in the registry, and how much white lightens colours on a dark screen.
+_OTHER, _LIGHTER = "#4b5563", 45
 
 
 def slot(family: str) -> int:
-    """The number of a family's colour and mark."""
-    return SLOTS.index(family) if family in SLOTS else len(SLOTS)
+    """The number of a family's colour and mark, the same in every report; names themselves may be anything."""
+    return list(HEADS).index(family) if family in HEADS else len(HEADS)
+
+
+def family_style() -> str:
+    """Style rules of the families' colours (`Family.color`), for light and for dark screens."""
+    colours = [getattr(family, "color", _OTHER) for family in HEADS.values()] + [_OTHER]
+    light = "".join(f".f{number}{{--k:{colour}}}" for number, colour in enumerate(colours))
+    dark = "".join(
+        f".f{number}{{--k:color-mix(in oklab,{colour},#fff {_LIGHTER}%)}}" for number, colour in enumerate(colours)
+    )
+    return f"{light}@media screen and (prefers-color-scheme:dark){{{dark}}}"
 
 
 def thin(items: Sequence, most: int) -> list:
@@ -100,7 +108,7 @@ def text(x: float, y: float, what: object, kind: str = "t", anchor: str = "start
 def marker(family: str, x: float, y: float, size: float = 4, title: str = "", kind: str = "m") -> str:
     """A family's mark at (x, y), `size` about its radius."""
     number = slot(family)
-    shape, a, s = _MARKS[number], f'class="{kind} f{number}"', size
+    shape, a, s = _MARKS[number % len(_MARKS)], f'class="{kind} f{number}"', size
     inside = f"<title>{escape(title)}</title>" if title else ""
     if shape == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{s:.1f}" {a}>{inside}</circle>'

@@ -1,275 +1,351 @@
-"""The verdict in words: what was found, how large a difference can be excluded, and what cannot be concluded."""
+"""The verdict in words: what was found, what is equivalent, what stays open, and what cannot be concluded."""
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from pipeline.report.model import Findings, Place, is_kan
-from pipeline.report.statistics import Comparison
+from pipeline.report.contrasts import Contrast
+from pipeline.report.inference import Estimate
+from pipeline.report.model import Compared, Findings, is_kan
 
-__all__ = ["Verdict", "conclude", "points", "reference_of"]
+__all__ = ["Verdict", "conclude", "interval", "points", "signed"]
 
 #: Parameters of the largest and smallest family with a hidden layer beyond which they are called unequal.
 UNEQUAL = 1.5
-#: Places up to which the headline names each.
+#: Names and differences up to which a sentence lists each.
 LISTED = 4
-#: Replicates below which an interval over seeds is called wide.
+#: Seeds below which an interval is called wide.
 FEW_SEEDS = 5
-#: A bound from here on (half of what accuracy or F1 can differ by) excludes nothing that anyone would claim.
+#: A difference from here on (half of what accuracy or F1 can differ by) excludes nothing that anyone would claim.
 VAGUE = 0.5
+#: Selection score minus reported score from which selection is said to flatter, in points.
+GAP = 0.03
+#: Shares of activations outside the grid, of dead units, and of heads still improving, that are warned of.
+OUTSIDE, DEAD, IMPROVING = 0.25, 0.1, 0.5
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One headline, a sentence for each place, and what the report cannot say, each with its reason."""
+    """One headline, a sentence for each setting, and what the report cannot say, each with its reason."""
 
     headline: str
     sentences: list[tuple[str, str]] = field(default_factory=list)
     cannot: list[str] = field(default_factory=list)
 
 
+def signed(value: float) -> str:
+    """A difference of scores in points (hundredths), with its sign."""
+    return "–" if math.isnan(value) else f"{100 * value:+.1f}".replace("-", "−")
+
+
 def points(value: float) -> str:
-    """A difference of scores in points (hundredths)."""
+    """The size of a difference of scores in points."""
     shown = f"{abs(value) * 100:.1f}"
     return f"{shown} point{'' if shown == '1.0' else 's'}"
 
 
-def reference_of(place: Place) -> str | None:
-    """The family that others are held against: `mlp`, else `linear`, else the first."""
-    return next((name for name in ("mlp", "linear", *place.chosen) if name in place.chosen), None)
-
-
-def _turned(one: Comparison, first: str) -> tuple[str, float]:
-    """The other family, and how much `first` scores above it."""
-    return (one.second, one.difference) if one.first == first else (one.first, -one.difference)
+def interval(one: Estimate) -> str:
+    """A difference with its interval: +0.6 [−1.6, +2.8]."""
+    return f"{signed(one.value)} [{signed(one.low)}, {signed(one.high)}]"
 
 
 def conclude(findings: Findings) -> Verdict:
     """Put the findings into words."""
-    places = findings.places
+    settings = findings.settings
     if not findings.heads:
         return Verdict(
             "Nothing can be concluded: there are no heads.",
-            [], [f"{findings.path} holds no heads that match; train some with fit_heads.py sweep, then report again."],
+            [], [f"{findings.path} holds no heads; train some with fit_heads.py sweep, then report again."],
         )  # fmt: skip
-    if not places:
+    if not settings:
         return Verdict(
             "Nothing can be concluded: every head diverged.",
             [], [*_diverged(findings), "Lower the learning rate (--lr) or clip more (--clip) and sweep again."],
         )  # fmt: skip
-    return Verdict(_headline(findings), [(place.label, _sentence(place)) for place in places], _cannot(findings))
-
-
-def _kan_against_mlp(place: Place) -> list[tuple[str, str, Comparison, float]]:
-    """(KAN, reference, comparison, how much the KAN scores above) for every KAN family of a place."""
-    reference = reference_of(place)
-    if reference is None or is_kan(reference):
-        return []
-    pairs = []
-    for one in place.comparisons:
-        if reference in (one.first, one.second):
-            other, below = _turned(one, reference)
-            if is_kan(other):
-                pairs.append((other, reference, one, -below))
-    return pairs
+    sentences = [(one.label, _sentence(one, findings)) for one in settings]
+    return Verdict(_headline(findings), sentences, _cannot(findings))
 
 
 def _headline(findings: Findings) -> str:
-    against = [(place, *pair) for place in findings.places for pair in _kan_against_mlp(place)]
-    marked = " (optimistic protocol)" if any(place.optimistic for place in findings.places) else ""
-    if not against:
-        if len(findings.families) == 1:
-            return f"No comparison: {findings.families[0]} is the only family{marked}."
-        if not findings.comparisons:
-            return f"No comparison: no two families were trained on the same task and features{marked}."
-        found = [one for one in findings.comparisons if one.found]
-        if found:
-            return f"{len(found)} of {len(findings.comparisons)} differences between families hold{marked}."
-        return _nothing(findings, findings.comparisons, "between families", marked)
-    reference = " and ".join(sorted({reference for _, _, reference, _, _ in against}))
-    better = [(place, kan) for place, kan, _, one, gap in against if one.found and gap > 0]
-    worse = [(place, kan) for place, kan, _, one, gap in against if one.found and gap < 0]
-    total = len({place.key for place, *_ in against})
-    if better and worse:
-        return (
-            f"It depends: a KAN head beats {reference} on {_tasks(better)}, and loses to it on {_tasks(worse)}{marked}."
-        )
+    """What holds between KAN heads (any family, where there are none) and the first baseline, over tasks if it can."""
+    contrasts = findings.contrasts
+    marked = " (optimistic protocol)" if all(one.optimistic for one in findings.settings) else ""
+    if len(findings.families) == 1:
+        return f"No comparison: {findings.families[0]} is the only family{marked}."
+    if not contrasts.planned:
+        return f"No comparison: no two families were trained on the same task and features{marked}."
+    for baseline in contrasts.baselines:
+        single = _against(contrasts.planned, baseline)
+        if single:
+            # Two tasks say next to nothing about tasks in general.
+            means = [one for one in _against(contrasts.means, baseline) if len(one.tasks) > 2]
+            return _headline_against(baseline, single, means, findings) + marked + "."
+    found = sum(one.estimate.found for one in contrasts.planned)
+    return f"{found} of {len(contrasts.planned)} differences between families were found{marked}."
+
+
+def _against(contrasts: Iterable[Contrast], baseline: str) -> list[Contrast]:
+    """Contrasts with the baseline: those of KAN families, unless there are none."""
+    mine = [one for one in contrasts if baseline in (one.first, one.second)]
+    kans = [one for one in mine if is_kan(one.other(baseline)) and not is_kan(baseline)]
+    return kans or mine
+
+
+def _headline_against(baseline: str, single: Sequence[Contrast], means: Sequence[Contrast], findings: Findings) -> str:
+    """What holds on average over tasks, else what holds on single tasks, else how large a difference may be."""
+    tasks = {len(one.tasks) for one in means}
+    over = f"over {tasks.pop()} tasks" if len(tasks) == 1 else "over the tasks that each has"
+    gaps = [(one.other(baseline), one.above(one.other(baseline)), one) for one in means]
+    better = [(name, gap) for name, gap, one in gaps if gap.low > 0 and _knows(name, one, findings)]
+    worse = [(name, gap) for name, gap, one in gaps if gap.high < 0 and _knows(baseline, one, findings)]
+    parts = []
     if better:
-        return f"A KAN head beats {reference} on {_tasks(better)}, of {total} compared{marked}."
+        parts.append(f"{_listed(better)} beat{'s' * (len(better) == 1)} {baseline} on average {over}")
     if worse:
-        return (
-            f"No KAN head beats {reference}; on {_tasks(worse)}, of {total} compared, a KAN head loses to it{marked}."
-        )
-    return _nothing(findings, [one for *_, one, _ in against], f"between KAN heads and {reference}", marked)
+        parts.append(f"{_listed(worse)} lose{'s' * (len(worse) == 1)} to {baseline} on average {over}")
+    if parts:
+        return "; ".join(parts)
+    on_tasks = _on_tasks(baseline, single, findings)
+    kind = "KAN head" if any(is_kan(one.other(baseline)) for one in single) else "family"
+    if not means:
+        return on_tasks or _nothing(kind, baseline, single, findings)
+    name, gap, _ = max(gaps, key=lambda row: row[1].value)
+    shown = f"{name} − {baseline}: {interval(gap)} {over}"
+    if on_tasks:
+        return f"{on_tasks}; on average the highest is {shown}: open"
+    if all(gap.within(findings.margin) for _, gap, _ in gaps):
+        return f"Every {kind} is within {_margin(findings)} of {baseline} on average; the highest is {shown}"
+    return f"No {kind} was found to differ from {baseline}; on average the highest is {shown}"
 
 
-def _tasks(found: Sequence[tuple[Place, str]]) -> str:
-    families: dict[str, list[str]] = {}
-    for place, kan in found:
-        families.setdefault(place.label, []).append(kan)
-    if len(families) > LISTED:
-        counts = Counter(kan for _, kan in found)
-        return f"{len(families)} tasks ({', '.join(f'{kan} on {count}' for kan, count in counts.most_common())})"
-    return ", ".join(f"{label} ({', '.join(names)})" for label, names in families.items())
+def _on_tasks(baseline: str, contrasts: Sequence[Contrast], findings: Findings) -> str:
+    """Which families beat a baseline, or lose to it, in single settings; empty where none does."""
+    settings = {one.key: one for one in findings.settings}
+    found: dict[tuple[str, str], list[tuple[str, Estimate]]] = {}
+    for one in contrasts:
+        name, setting = one.other(baseline), settings[one.setting]
+        gap = one.above(name)
+        if gap.found:
+            ahead = gap.low > 0
+            verb = f"beats {baseline}" if ahead else f"loses to {baseline}"
+            if not _beats_guessing(setting, name if ahead else baseline):
+                verb = f"scores {'above' if ahead else 'below'} {baseline}, but neither beats guessing,"
+            found.setdefault((name, verb), []).append((setting.label, gap))
+    parts = []
+    for (name, verb), where in found.items():
+        labels = ", ".join(label for label, _ in where)
+        labels = labels if len(where) <= LISTED else f"{len(where)} of {len(settings)} tasks"
+        parts.append(f"{name} {verb} on {labels}" + (f": {interval(where[0][1])} points" if len(where) == 1 else ""))
+    return "; ".join(parts)
 
 
-def _nothing(findings: Findings, comparisons: Sequence[Comparison], between: str, marked: str) -> str:
-    """No difference was found; how large one could still be, at each place (or from place to place)."""
-    bounds: dict[str, float] = {}
-    labels = {place.key: place.label for place in findings.places}
-    for one in comparisons:
-        if not math.isnan(one.bound):
-            bounds[labels[one.place]] = max(one.bound, bounds.get(labels[one.place], 0.0))
-    if not bounds:
-        largest = max(abs(one.difference) for one in comparisons)
-        return f"No verdict {between}: they differ by up to {points(largest)}, and nothing here can test it{marked}."
-    vague = [label for label, bound in bounds.items() if bound >= VAGUE]
-    if len(vague) == len(bounds):
-        return f"No verdict {between}: with so few seeds or rows, a difference of any size could be there{marked}."
-    if vague:
-        marked += f"; on {_few(vague)}, a difference of any size could be there"
-    ordered = sorted(((label, bound) for label, bound in bounds.items() if bound < VAGUE), key=lambda item: item[1])
-    if len(ordered) == 1:
-        where = f" on {ordered[0][0]}" if vague else ""
-        return f"No difference larger than {points(ordered[0][1])} was found {between}{where}{marked}."
-    if len(ordered) <= LISTED:
-        listed = ", ".join(f"{bound * 100:.1f} on {label}" for label, bound in ordered)
-        listed = listed.replace(" on ", " points on ", 1)
-    else:
-        (least, low), (most, high) = ordered[0], ordered[-1]
-        listed = f"{points(low)} on {least} to {high * 100:.1f} on {most}"
-    return f"No difference was found {between}: none larger than {listed}{marked}."
+def _nothing(kind: str, baseline: str, contrasts: Sequence[Contrast], findings: Findings) -> str:
+    """How large a difference may still be, where none was found."""
+    where = f" on {findings.settings[0].label}" if len(findings.settings) == 1 else ""
+    if all(one.estimate.within(findings.margin) for one in contrasts):
+        return f"Every {kind} is within {_margin(findings)} of {baseline}{where}"
+    bounds = [max(-one.estimate.low, one.estimate.high) for one in contrasts]
+    if all(map(math.isnan, bounds)):
+        largest = max(abs(one.estimate.value) for one in contrasts)
+        return f"Open: these heads differ from {baseline} by up to {points(largest)}{where}, and nothing can test it"
+    bound = max(one for one in bounds if not math.isnan(one))
+    if not bound < VAGUE:
+        return f"Open: with so few seeds or rows, no {kind} can be told from {baseline}{where}"
+    return f"No {kind} was found to differ from {baseline}{where}; differences up to {points(bound)} remain possible"
 
 
-def _few(labels: Sequence[str]) -> str:
-    return ", ".join(labels) if len(labels) <= LISTED else f"{len(labels)} others"
+def _listed(gaps: Sequence[tuple[str, Estimate]]) -> str:
+    return ", ".join(f"{name} {interval(gap)}" for name, gap in gaps)
 
 
-def _sentence(place: Place) -> str:
-    """What was found at one place."""
-    scores = sorted(place.chosen.items(), key=lambda item: -item[1].mean)
-    best, line = scores[0]
-    interval = "" if line.low is None else f", 95% interval over seeds {line.low:.3f} to {line.high:.3f}"
-    parts = [f"{best} scores highest ({line.metric} {line.mean:.3f}{interval})."]
-    parts += _against_majority(place)
-    found = [one for one in place.comparisons if one.found]
-    gains: dict[str, list[str]] = {}
-    for one in sorted(found, key=lambda one: -abs(one.difference)):
-        first = one.first if one.difference > 0 else one.second
-        other, gap = _turned(one, first)
-        gains.setdefault(first, []).append(f"{other} by {points(gap)}")
-    parts += [f"{first} beats {', '.join(others)}." for first, others in gains.items()]
-    rest = [one.bound for one in place.comparisons if not one.found and not math.isnan(one.bound)]
-    if rest:
-        which = "Between other pairs" if found else "Between families"
-        parts.append(
-            f"{which} no difference larger than {points(max(rest))} was found."
-            if max(rest) < VAGUE
-            else f"{which} a difference of any size could still be there: too few seeds or rows to tell."
-        )
-    only = sum(one.q_seeds < 0.05 and not one.found for one in place.comparisons)
-    if only:
-        parts.append(
-            f"{only} more difference{'s' if only > 1 else ''} would come again with other seeds, but not surely with "
-            "other rows."
-        )
+def _knows(family: str, one: Contrast, findings: Findings) -> bool:
+    """Whether a family scores above guessing on any of the tasks: else it beats nobody."""
+    return any(_beats_guessing(setting, family) for setting in findings.settings if setting.task in one.tasks)
+
+
+def _beats_guessing(setting: Compared, family: str) -> bool:
+    floor = setting.guess("majority")
+    floor = setting.guess("chance") if floor is None else floor
+    return family in setting.scores and (floor is None or float(setting.scores[family].scores.mean()) > floor)
+
+
+def _margin(findings: Findings) -> str:
+    return f"{100 * findings.margin:g} point{'' if findings.margin == 0.01 else 's'}"
+
+
+def _sentence(setting: Compared, findings: Findings) -> str:
+    """What was found in one setting."""
+    if setting.problem:
+        return f"Nothing can be said: {setting.problem}."
+    best, line = max(setting.chosen.items(), key=lambda item: item[1].mean)
+    alone = setting.intervals[best]
+    known = "" if math.isnan(alone.low) else f", 95% interval {bounded(setting, alone)}"
+    parts = [f"{best} scores highest ({setting.metric} {line.mean:.3f}{known})."]
+    parts += _above_guessing(setting)
+    for baseline in findings.contrasts.baselines:
+        parts += _beside(setting, baseline, findings)
+    if not any(baseline in setting.chosen for baseline in findings.contrasts.baselines):
+        parts.append(f"No heads of {' or '.join(findings.contrasts.baselines)} to compare with.")
     return " ".join(parts)
 
 
-def _against_majority(place: Place) -> list[str]:
-    if place.majority is None:
+def bounded(setting: Compared, one: Estimate) -> str:
+    """An interval of a score, within what the metric can be."""
+    from pipeline.metrics import METRICS
+
+    metric = METRICS[setting.metric]
+    low, high = (one.low, one.high) if metric.higher_is_better else (-one.high, -one.low)
+    return f"{max(low, metric.lowest):.3f} to {min(high, metric.highest):.3f}"
+
+
+def _above_guessing(setting: Compared) -> list[str]:
+    """Which families are above the majority class (above the labels' mean, in regression), over new seeds and rows."""
+    name = "majority" if "majority" in setting.guesses else "chance"
+    mine = [one for one in setting.against_guesses if one.second == name and not math.isnan(one.estimate.low)]
+    if not mine:
         return []
-    above = [name for name, line in place.chosen.items() if line.low is not None and line.low > place.majority]
-    tested = [name for name, line in place.chosen.items() if line.low is not None]
-    if not tested:
-        return []
+    what = "always answering the majority class" if name == "majority" else "always answering the mean"
+    what = f"{what} ({setting.guess(name):.3f})"
+    above = [one.first for one in mine if one.estimate.low > 0]
+    missing = [one.first for one in mine if one.first not in above]
     if not above:
-        return [f"No family's interval lies above always guessing the majority class ({place.majority:.3f})."]
-    if len(above) < len(tested):
-        missing = ", ".join(name for name in tested if name not in above)
-        return [f"Not above the majority class ({place.majority:.3f}): {missing}."]
-    return []
+        return [f"No family is shown to be above {what}."]
+    return [f"Not shown to be above {what}: {', '.join(missing)}."] if missing else [f"All are above {what}."]
+
+
+def _beside(setting: Compared, baseline: str, findings: Findings) -> list[str]:
+    """What was found against one baseline, what is equivalent to it, and what stays open."""
+    mine = [one for one in setting.contrasts if baseline in (one.first, one.second)]
+    # A pair of two baselines is told once, with the first of them.
+    earlier = findings.contrasts.baselines[: findings.contrasts.baselines.index(baseline)]
+    mine = [(one.other(baseline), one.above(one.other(baseline))) for one in mine if one.other(baseline) not in earlier]
+    if not mine:
+        return []
+    parts = []
+    for ahead, name in ((True, "beats"), (False, "loses to")):
+        gaps = [(family, gap) for family, gap in mine if gap.found and (gap.value > 0) is ahead]
+        for knows in (True, False):
+            some = [
+                (family, gap) for family, gap in gaps
+                if _beats_guessing(setting, family if ahead else baseline) is knows
+            ]  # fmt: skip
+            if some:
+                verb = name if knows else "scores above" if ahead else "scores below"
+                listed = ", ".join(f"{family} {interval(gap)}" for family, gap in some)
+                parts.append(
+                    f"Found: {verb} {baseline}: {listed}" + ("." if knows else ", but neither beats guessing.")
+                )
+    alike = [family for family, gap in mine if not gap.found and gap.within(findings.margin)]
+    if alike:
+        parts.append(f"Equivalent to {baseline} within {_margin(findings)}: {', '.join(alike)}.")
+    still = [gap for family, gap in mine if not gap.found and family not in alike]
+    if still:
+        bound = max(max(-gap.low, gap.high) for gap in still)
+        which = "the others" if len(still) < len(mine) else "all" if len(mine) > 1 else mine[0][0]
+        if not bound < VAGUE:
+            parts.append(f"Open against {baseline}: {which} (too few seeds or rows to tell).")
+        else:
+            parts.append(f"Open against {baseline}: {which}, by up to {points(bound)}.")
+    return parts
 
 
 def _cannot(findings: Findings) -> list[str]:
+    settings = findings.settings
     return [
-        *_seeds(findings), *_rows(findings.places), *_small(findings.places), *_encoders(findings.places),
-        *_unequal(findings), *_diverged(findings),
+        *(f"{one.label} is left out: {one.problem}." for one in settings if one.problem),
+        *_seeds(findings), *_small(findings), *_flattered(settings), *_training(settings), *_encoders(settings),
+        *_unequal(findings), *_diverged(findings), *_plans(findings),
         *(["Heads of the protocol 'published' are optimistic: the rows that are reported chose their epochs."]
-          if any(place.optimistic for place in findings.places) else []),
+          if any(one.optimistic for one in settings) else []),
         *(ranking.sentence for ranking in findings.rankings.values() if not ranking.enough),
     ]  # fmt: skip
 
 
 def _seeds(findings: Findings) -> list[str]:
-    counts = sorted({line.n for place in findings.places for line in place.chosen.values()})
+    counts = sorted({line.n for one in findings.settings for line in one.chosen.values()})
     said = []
-    if counts[0] == 1:
+    if counts and counts[0] == 1:
         said.append(
-            "One seed" + ("" if counts == [1] else " of some families") + " says nothing about other seeds: no "
-            "interval and no test over replicates there. Sweep with --seeds 0:10."
+            "One seed" + ("" if counts == [1] else " of some families") + " says nothing about other seeds, so there "
+            "is no interval. Sweep with --seeds 0:10."
         )
     few = [n for n in counts if 1 < n < FEW_SEEDS]
     if few:
-        said.append(f"Only {few[0]} seeds: intervals are wide, and small differences stay hidden.")
+        said.append(f"Only {few[0]} seeds: intervals are wide, and small differences stay open.")
     if len(findings.families) == 1:
         said.append("One family has nothing to be compared with. Add others with --head.")
     return said
 
 
-def _rows(places: Sequence[Place]) -> list[str]:
-    missing = [place.label for place in places if not place.summaries]
-    if not missing:
-        return []
-    return [
-        f"No labels for {', '.join(missing)}, in the results or in a cache (--cache): nothing is said there about new "
-        "rows, so no difference counts as found."
-    ]
-
-
-def _small(places: Sequence[Place]) -> list[str]:
-    """Splits on which no difference as large as those observed could have been seen."""
+def _small(findings: Findings) -> list[str]:
+    """Settings whose planned comparisons could not have shown a difference as small as the margin."""
     said = []
-    for place in places:
-        hidden = [one for one in place.comparisons if not one.found and not math.isnan(one.visible)]
-        if not hidden or any(abs(one.difference) >= one.visible for one in hidden):
+    for one in findings.settings:
+        seen = [c.estimate.detectable for c in one.contrasts if not math.isnan(c.estimate.detectable)]
+        if not seen or min(seen) <= max(findings.margin, 0.01):
             continue
-        least, most = min(one.visible for one in hidden), max(one.visible for one in hidden)
-        span = points(least) if f"{least:.3f}" == f"{most:.3f}" else f"{100 * least:.1f} to {points(most)}"
+        span = points(min(seen))
+        if f"{100 * min(seen):.1f}" != f"{100 * max(seen):.1f}":
+            span = f"{100 * min(seen):.1f} to {points(max(seen))}"
         said.append(
-            f"{place.label} is too small to tell: with {place.rows:,} rows, a difference had to be at least {span}"
-            f"{'' if least == most else ' (depending on the pair)'} to be seen (80% power, all comparisons together); "
-            f"the largest that was left open is {points(max(abs(one.difference) for one in hidden))}."
-        )
+            f"{one.label} ({one.rows:,} rows) shows a true difference with 80% probability only from {span} on, "
+            "depending on the pair." if " to " in span else
+            f"{one.label} ({one.rows:,} rows) shows a true difference with 80% probability only from {span} on."
+        )  # fmt: skip
     return said
 
 
-def _encoders(places: Sequence[Place]) -> list[str]:
+def _flattered(settings: Sequence[Compared]) -> list[str]:
+    """Settings whose selection rows score above the reported ones: they may share sentences with training rows."""
+    said = []
+    for one in settings:
+        gaps = [line.selection - line.mean for line in one.chosen.values() if line.selection is not None]
+        if gaps and sum(gaps) / len(gaps) > GAP:
+            said.append(
+                f"{one.label}: selection rows score {points(sum(gaps) / len(gaps))} above the reported ones on "
+                "average. What was chosen on them may be overfitted, or they share texts with training rows (--group)."
+            )
+    return said
+
+
+def _training(settings: Sequence[Compared]) -> list[str]:
+    said = []
+    for one in settings:
+        wide = [f"{name} {outside:.0%} outside" + (f", {dead:.0%} of units dead" if dead > DEAD else "")
+                for name, (outside, dead) in one.coverage.items() if outside > OUTSIDE or dead > DEAD]  # fmt: skip
+        if wide:
+            said.append(f"{one.label}: activations of the worst layer leave the grid: {'; '.join(wide)}.")
+        late = [name for name, share in one.improving.items() if share > IMPROVING]
+        if late:
+            said.append(f"{one.label}: most heads were still improving at their last epoch: {', '.join(late)}.")
+    return said
+
+
+def _encoders(settings: Sequence[Compared]) -> list[str]:
     by_task: dict[str, set[str]] = {}
-    for place in places:
-        by_task.setdefault(place.task, set()).add(place.encoder)
-    if len({frozenset(found) for found in by_task.values()}) < 2:
+    for one in settings:
+        by_task.setdefault(one.task, set()).add(one.encoder)
+    if len({frozenset(encoders) for encoders in by_task.values()}) < 2:
         return []
-    listed = "; ".join(f"{task}: {', '.join(sorted(found))}" for task, found in by_task.items())
+    listed = "; ".join(f"{task}: {', '.join(sorted(encoders))}" for task, encoders in by_task.items())
     return [
-        f"Tasks have different encoders ({listed}): what differs between tasks may be the encoders'. Families are "
-        "compared within a task and encoder only, and ranked for each encoder apart."
+        f"Tasks have different encoders ({listed}), so tasks may differ by their encoders. Families are compared "
+        "within a task and encoder only, and ranked for each encoder apart."
     ]
 
 
 def _unequal(findings: Findings) -> list[str]:
     said = []
     tried: dict[str, set[int]] = {}
-    for place in findings.places:
-        for family in place.chosen:
-            tried.setdefault(family, set()).add(sum(line.head == family for line in place.lines))
+    for one in findings.settings:
+        for family in one.chosen:
+            tried.setdefault(family, set()).add(sum(line.head == family for line in one.lines))
     most = {family: max(counts) for family, counts in tried.items()}
     if len(set(most.values())) > 1:
         listed = ", ".join(f"{family} {count}" for family, count in most.items())
-        said.append(f"Unequal search: configurations tried for each family: {listed}. More trials find more.")
+        said.append(f"Unequal search, configurations tried by family: {listed}. More trials find more.")
     hidden = {
-        family: max(place.chosen[family].parameters for place in findings.places if family in place.chosen)
+        family: max(one.chosen[family].parameters for one in findings.settings if family in one.chosen)
         for family in most if family != "linear"
     }  # fmt: skip
     if hidden and max(hidden.values()) > UNEQUAL * min(hidden.values()):
@@ -278,14 +354,14 @@ def _unequal(findings: Findings) -> list[str]:
             f"Parameters are not matched: {large} has up to {hidden[large]:,}, {small} {hidden[small]:,}. "
             "Sweep with --match params to compare at equal size."
         )
-    seeds = {line.seeds for place in findings.places for line in place.chosen.values() if line.n > 1}
+    seeds = {line.seeds for one in findings.settings for line in one.chosen.values() if line.n > 1}
     if len(seeds) > 1:
-        said.append("Families do not all have the same seeds; only shared ones are paired.")
+        said.append("Families do not all have the same seeds; only shared seeds are compared.")
     return said
 
 
 def _diverged(findings: Findings) -> list[str]:
-    lost = {}
+    lost: dict[str, int] = {}
     for line in {id(line.config): line for line in findings.lines}.values():
         if line.diverged:
             lost[line.head] = lost.get(line.head, 0) + line.diverged
@@ -293,3 +369,13 @@ def _diverged(findings: Findings) -> list[str]:
         return []
     listed = ", ".join(f"{count} of {family}" for family, count in lost.items())
     return [f"Diverged and left out of every mean: {listed}. A family that diverges looks better than it is."]
+
+
+def _plans(findings: Findings) -> list[str]:
+    plans = findings.contrasts.plans
+    if len(plans) < 2:
+        return []
+    return [
+        f"The tasks were planned in {len(plans)} sweeps. Each is corrected for itself, so that a later sweep takes "
+        f"nothing back; among all of them up to {len(plans)} times 5% may be found by chance."
+    ]

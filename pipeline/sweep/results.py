@@ -31,7 +31,7 @@ _KEPT = ("device", "versions", "sha256")
 _JSON = ("config", "coverage", "versions")
 #: Tables whose rows have a digest of their own, and the columns that it covers, in the order of the table.
 _DIGESTED = {
-    "caches": "fingerprint, class_names, attributes",
+    "caches": "fingerprint, class_names, attributes, plan",
     "labels": "fingerprint, split, rows, dtype, data",
     "baselines": "fingerprint, split, metric, majority",
     "outputs": "head_id, split, rows, classes, data",
@@ -306,18 +306,20 @@ class Results:
         attributes: Mapping[str, Any],
         labels: Mapping[str, np.ndarray] | None = None,
         majority: Mapping[str, Mapping[str, float | None]] | None = None,
+        plan: str | None = None,
     ) -> None:
         """Store a cache's attributes, its reported splits' labels and the scores of the majority class, by split.
 
         Labels [rows] are class numbers or values, in the order of the heads' outputs; the majority class is the
-        training split's largest (`None` where a metric of it means nothing). A cache that is stored already is kept.
+        training split's largest (`None` where a metric of it means nothing). `plan` names what its sweep was planned
+        for, the same for every cache of that sweep. A cache that is stored already is kept, with its plan.
         """
         key = attributes["fingerprint"]
         with self._transaction(), closing(self._connection.cursor()) as cursor:
             names = None if attributes["labels"] is None else json.dumps(list(attributes["labels"]))
             cursor.execute(
-                "INSERT INTO caches VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                _with_digest(key, names, json.dumps(dict(attributes))),
+                "INSERT INTO caches VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                _with_digest(key, names, json.dumps(dict(attributes)), plan),
             )
             cursor.executemany(
                 "INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -332,13 +334,17 @@ class Results:
                 ],
             )
 
+    def plans(self) -> dict[str, str | None]:
+        """Of each cache by fingerprint, which of its sweep's caches were planned together: they share a plan."""
+        return {key: plan for key, _, _, plan in self._checked("caches")}
+
     def caches(self) -> dict[str, dict[str, Any]]:
         """Attributes of the caches that heads were trained on, by fingerprint."""
-        return {key: json.loads(text) for key, _, text in self._checked("caches")}
+        return {key: json.loads(text) for key, _, text, _ in self._checked("caches")}
 
     def class_names(self) -> dict[str, tuple[str, ...] | None]:
         """Class names of each cache's task by fingerprint, `None` for regression."""
-        return {key: names and tuple(json.loads(names)) for key, names, _ in self._checked("caches")}
+        return {key: names and tuple(json.loads(names)) for key, names, *_ in self._checked("caches")}
 
     def labels(self, fingerprint: str, split: str) -> np.ndarray | None:
         """A reported split's labels [rows], class numbers or values; `None` if they are not stored."""
@@ -407,6 +413,27 @@ class Results:
             (json.dumps(list(ids)),),
         )
         return {head: scores for head, *scores in rows if None not in scores}
+
+    def curves(self, ids: Sequence[str]) -> dict[str, list[tuple[float | None, ...]]]:
+        """Training loss, selection loss and selection score after each epoch, by head."""
+        curves: dict[str, list[tuple[float | None, ...]]] = {}
+        for head, *numbers in self._run(
+            "SELECT head_id, training_loss, selection_loss, selection_score FROM curves "
+            "WHERE head_id IN (SELECT value FROM json_each(?)) ORDER BY head_id, epoch",
+            (json.dumps(list(ids)),),
+        ):
+            curves.setdefault(head, []).append(tuple(numbers))
+        return curves
+
+    def runs(self, fingerprints: Iterable[str]) -> list[dict[str, Any]]:
+        """What trained the heads of these caches: device, versions, number of heads, seconds, first and last date."""
+        names = ("device", "versions", "heads", "seconds", "first", "last")
+        rows = self._run(
+            "SELECT device, versions, count(*), sum(fit_seconds), min(created), max(created) FROM heads "
+            "WHERE fingerprint IN (SELECT value FROM json_each(?)) GROUP BY device, versions ORDER BY min(created)",
+            (json.dumps(sorted(fingerprints)),),
+        )
+        return [dict(zip(names, row, strict=True)) | {"versions": json.loads(row[1])} for row in rows]
 
     def add_search(self, fingerprint: str, search: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> None:
         """Store a search (`pipeline.sweep.search.Study.document`) with its trials, replacing one of the same id."""

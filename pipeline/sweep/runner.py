@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.hashing import hash_json
 from pipeline.metrics import classification_metrics
 from pipeline.models.caches import CacheRef, load_labels
 from pipeline.progress import PackProgress, SweepProgress, sweep_progress
@@ -72,8 +73,9 @@ class _Runner:
 
     def run(self, todo: Sequence[PlannedHead]) -> None:
         """Train all heads."""
-        for ref in {head.cache.fingerprint: head.cache for head in todo}.values():
-            store_cache(self.store, ref)
+        caches = {head.cache.fingerprint: head.cache for head in todo}
+        for ref in caches.values():
+            store_cache(self.store, ref, hash_json(sorted(caches))[:16])
         waiting = deque(_Group(deque(heads), PackSizer(heads[0], self.executor.device)) for heads in groups(todo))
         running: dict[Future[PackResult], _Pack] = {}
         while waiting or running:
@@ -189,8 +191,11 @@ def _record(head: PlannedHead, outcome: "Outcome", result: PackResult) -> dict[s
     }
 
 
-def store_cache(store: Results, ref: CacheRef) -> None:
-    """Store a cache's attributes, labels, and what the training split's majority class scores (classification)."""
+def store_cache(store: Results, ref: CacheRef, plan: str | None = None) -> None:
+    """Store a cache's attributes, labels, and what the training split's majority class scores (classification).
+
+    `plan` names the caches of a sweep, whose comparisons a report corrects together (`Results.add_cache`).
+    """
     labels, majority = load_labels(ref), {}
     train = labels.pop("train")
     for split, values in labels.items():
@@ -200,4 +205,4 @@ def store_cache(store: Results, ref: CacheRef) -> None:
         guess = np.full((1, len(values)), np.bincount(train.astype(np.int64)).argmax())
         scores = classification_metrics(guess, values.astype(np.int64), ref.outputs)
         majority[split] = {name: float(value[0]) for name, value in scores.items()}
-    store.add_cache(ref.attributes, labels, majority)
+    store.add_cache(ref.attributes, labels, majority, plan)

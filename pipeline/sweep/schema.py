@@ -19,7 +19,7 @@ LIST = "SELECT type, name, coalesce(sql, '') FROM sqlite_master"
 
 TABLES = """
 CREATE TABLE caches (
-    fingerprint TEXT PRIMARY KEY, class_names TEXT, attributes TEXT NOT NULL, digest TEXT NOT NULL
+    fingerprint TEXT PRIMARY KEY, class_names TEXT, attributes TEXT NOT NULL, plan TEXT, digest TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE labels (
     fingerprint TEXT NOT NULL REFERENCES caches (fingerprint), split TEXT NOT NULL, rows INTEGER NOT NULL,
