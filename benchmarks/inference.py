@@ -297,10 +297,10 @@ def main():
     text = [
         "# Do the report's intervals hold, and what do they see?",
         "",
-        f"{reports:,} simulated reports a line, drawn from the outputs of {real[0].predicted.shape[1]} heads of each of "
-        f"{len(FAMILIES)} families ({', '.join(FAMILIES)}) on " + ", ".join(
+        f"{reports:,} simulated reports a line, drawn from the outputs of {real[0].predicted.shape[1]} heads of "
+        f"each of {len(FAMILIES)} families ({', '.join(FAMILIES)}) on " + ", ".join(
             f"{task.task} ({task.metric}, {len(task.labels):,} rows)" for task in real) + ".",
-        f"Planned: every family against {BASELINE} and linear in every task, and against {BASELINE} on average over tasks.",
+        f"Planned: every family against {BASELINE} and linear in every task, against {BASELINE} on average over tasks.",
         "",
         "## Nothing is there",
         "",
@@ -331,11 +331,11 @@ def main():
     text += [
         "", "## Power", "",
         f"A true difference between {FAMILIES[2]} and {BASELINE} in one task, of the size that reports of it call "
-        "detectable with 80% power (mean over reports; some mistakes of one family are mended); how often it is found, and by the pair of tests that reports had before "
-        "(paired t over seeds and McNemar over rows, Holm over all pairs).",
+        "detectable with 80% power (mean over reports; some mistakes of one family are mended); how often it is found, "
+        "and by the pair of tests of earlier reports (paired t over seeds and McNemar over rows, Holm over all pairs).",
         "", "| task | seeds | true difference, points | found | found before |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    for number, task in enumerate(real):
+    for number in range(len(real)):
         for seeds in SEEDS:
             text.append(
                 _power_line(level, max(reports // 4, 1), seeds, called_detectable(level, seeds, number), number)

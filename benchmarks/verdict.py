@@ -158,7 +158,7 @@ def write_page(results, out, cache="cache", margin=2.0):
         lines += [
             "", f"## Differences from `{baseline}`", "",
             f"Points, with intervals over new seeds and new rows that hold for all {len(findings.contrasts.planned)} "
-            f"planned comparisons together (95%). Bold: found. After =: equivalent within {margin:g} points. Else open.",
+            f"planned comparisons together (95%). Bold: found. After =: equivalent within {margin:g}. Else open.",
             "", *difference_table(findings, baseline),
         ]  # fmt: skip
     lines += [

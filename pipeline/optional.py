@@ -9,7 +9,7 @@ __all__ = ["EXTRAS", "MissingPackageError", "require"]
 #: Modules that each extra brings, as they are imported. A module of several extras is named with the first.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "hub": ("datasets", "pyarrow"),
-    "report": ("baycomp", "jinja2", "markupsafe", "scikit_posthocs", "statsmodels"),
+    "report": ("jinja2", "markupsafe"),
     "search": ("optuna",),
     "sklearn": ("sklearn",),
     "kan": ("kan", "matplotlib", "pandas", "sympy", "tqdm", "yaml"),

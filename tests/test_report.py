@@ -146,6 +146,88 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.sqlite", "taken"]
 
 
+def test_a_page_is_not_lost_to_a_slip_and_no_other_file_is_written_over(tmp_path):
+    results = made_up_results(tmp_path / "r.sqlite", rows={"rte": 50}, families=("mlp", "effi_kan"), seeds=3, epochs=2)
+    out, before = tmp_path / "r.html", results.read_bytes()
+    assert call("--results", results, "--out", out).exit_code == 0
+    page = out.read_bytes()
+    for arguments, said in (
+        (("--task", "nope"), "nope"),
+        (("--protocol", "published"), "found none"),
+        (("--baseline", "fast_kan"), "unknown baseline in"),
+        (("--margin", "-1"), "--margin: expected a number of points of at least 0, found -1"),
+        (("--out", results), "found another file; name another with --out"),
+    ):
+        done = call("--results", results, "--out", out, *arguments)
+        assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
+        assert said in done.stderr
+    assert (out.read_bytes(), results.read_bytes()) == (page, before)
+
+
+def test_every_kind_of_task_stands_in_one_report_and_its_commands_find_every_head(tmp_path):
+    """GLUE, own classes, own regression and kan on few inputs; what the page prints trains nothing again."""
+    import shlex
+
+    import pipeline
+    from tests.helpers.synthetic_caches import write_cache as write_features
+
+    cache, results = tmp_path / "my caches", tmp_path / "results.sqlite"
+    for task, kind in (("cola", "sum"), ("stsb", "number"), ("colours", "three"), ("prices", "number")):
+        write_features(cache, task, kind=kind, rows={"train": 80, "validation": 40}, width=6)
+    common = {"encoder": "tiny", "cache": cache, "results": results, "device": "cpu", "epochs": 2}
+    tasks = ["cola", "stsb", "colours", "prices"]
+    pipeline.sweep(task=tasks, head=["mlp", "linear", "effi_kan"], seeds="0:3", hidden=[[3]], **common)
+    pipeline.sweep(task=tasks[:2], head=["kan"], seeds="0,2,5", hidden=[[2]], **common)
+    pipeline.sweep(task=["cola"], head=["effi_kan"], seeds="1", hidden=[[4, 3]], grid=[2, 4], grid_epochs=[1, 1],
+                   protocol=["published"], **(common | {"epochs": 2}))  # fmt: skip
+    with Results(results) as store:  # one task's outputs are damaged: the others stand
+        store._run("DELETE FROM outputs WHERE head_id IN (SELECT id FROM heads WHERE task = 'colours')")
+    done = call("--results", results, "--cache", cache, "--out", tmp_path / "r.html", "--json")
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    metrics = {"cola · clean": "matthews_correlation", "stsb · clean": "pearson_spearmanr", "prices · clean": "r2"}
+    for label, metric in metrics.items():
+        assert metric in document["sentences"][label], document["sentences"]
+        assert any(one["setting"] == label and one["low"] is not None for one in document["differences"])
+    assert any(reason.startswith("colours · clean is left out:") for reason in document["cannot"])
+    commands = provenance(gather(results, cache), cache).commands
+    assert len(commands) == 4
+    stored = 0
+    for command in commands:
+        words = shlex.split(command)
+        assert words[:3] == ["python", "fit_heads.py", "sweep"]
+        again = CliRunner().invoke(fit_heads.main, [*words[2:], "--json"])
+        assert again.exit_code == 0, again.output
+        counts = json.loads(again.stdout)
+        assert counts["trained"] == 0, command
+        stored += counts["skipped"]
+    with Results(results) as store:
+        assert stored == len(store.heads())
+
+
+def test_what_is_below_guessing_beats_nobody(tmp_path):
+    results = made_up_results(
+        tmp_path / "r.sqlite", rows={"sst2": 872}, families=("mlp", "effi_kan"), gain={"mlp": -1.5, "effi_kan": -0.9}
+    )
+    said = verdict_of(results)
+    assert "neither beats guessing" in said.headline
+    assert "beats mlp" not in said.headline + said.sentences[0][1]
+
+
+def test_selection_that_flatters_and_grids_that_are_left_are_warned_of(tmp_path):
+    results = made_up_results(tmp_path / "r.sqlite", rows={"rte": 60}, families=("mlp", "effi_kan"), seeds=3, epochs=2)
+    coverage = json.dumps([{"outside": 0.1, "dead": 0.0}, {"outside": 0.9, "dead": 0.7}])
+    with Results(results) as store:
+        store._run("UPDATE metrics SET value = 1 WHERE split = 'selection'")
+        store._run("UPDATE heads SET coverage = ?, still_improving = 1 WHERE head = 'effi_kan'", (coverage,))
+        reseal(store)
+    reasons = " ".join(verdict_of(results).cannot)
+    assert re.search(r"rte: selection rows score \d+\.\d points above the reported ones", reasons)
+    assert "effi_kan 90% outside, 70% of units dead" in reasons
+    assert "still improving at their last epoch: effi_kan." in reasons
+    assert ">90%</td>" in render(results)
+
+
 def test_one_family(tmp_path):
     results = made_up_results(tmp_path / "r.sqlite", rows={"rte": 50}, families=("effi_kan",), seeds=3, epochs=2)
     found = verdict_of(results)
@@ -384,7 +466,7 @@ def test_in_a_browser(page, window, width, height, phone):
     assert window.log("browser") == []
     asked = [json.loads(entry["message"])["message"] for entry in window.log("performance")]
     urls = {one["params"]["request"]["url"] for one in asked if one["method"] == "Network.requestWillBeSent"}
-    assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
+    assert {url for url in urls if not url.startswith(("data:", "chrome"))} == {page.as_uri()}
     assert window.run("return document.documentElement.scrollWidth") <= width
     found = window.run(SHAPES)
     assert len(found) == 1 + 2 * 10  # a mean, and ten pictures a task; learned functions need heads

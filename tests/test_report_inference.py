@@ -152,6 +152,7 @@ def test_every_family_is_held_against_the_baselines_once():
     pairs = {(one.first, one.second) for one in done.of("x")}
     assert pairs == {("linear", "mlp"), ("a_kan", "mlp"), ("b_kan", "mlp"), ("a_kan", "linear"), ("b_kan", "linear")}
     assert {one.estimate.planned for one in done.planned} == {10}
+    assert {one.estimate.planned for one in done.means} == {2 * 3}
     assert [(one.first, one.second, one.tasks) for one in done.means] == [
         (name, "mlp", ("x", "y")) for name in ("linear", "a_kan", "b_kan")
     ]

@@ -53,7 +53,7 @@ def report(as_json: bool, out: str, cache: str, results: str, **options: Any) ->
 )
 @click.option("--all-pairs", is_flag=True, help="Compare every two files, corrected over all of these pairs.")
 def compare(as_json: bool, files: tuple[str, ...], **options: Any) -> None:
-    """Compare anyone's predictions row by row: an interval for every difference, over new rows and, with seeds, new seeds.
+    """Compare anyone's predictions row by row: intervals of differences, over new rows and, with seeds, new seeds.
 
     A file is one system: CSV, JSON lines or Parquet with columns id, label, and prediction or scores (one column a
     class, named score_CLASS, or a list), perhaps seed and task. Example: python fit_heads.py compare mlp.csv kan.csv

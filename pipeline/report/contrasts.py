@@ -1,17 +1,22 @@
 """What is compared with what: planned before any score is looked at, and corrected over what was planned."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from pipeline.report.inference import Estimate, Scores, constant, corrected, difference, pool
 
-__all__ = ["BASELINES", "Contrast", "Contrasts", "Setting", "compare"]
+__all__ = ["BASELINES", "Contrast", "Contrasts", "Setting", "compare", "contrast_table"]
 
 #: Families that every other one is held against where nothing else is planned, as far as there are heads of them.
 BASELINES = ("mlp", "linear")
+#: Means over tasks are corrected for so many times their number: with few seeds and tasks their errors are least certain,
+#: and all of a report's claims together are to be wrong in at most one of twenty.
+STRICTER = 2
 #: Predictors that know nothing of the rows.
 FLOORS = ("majority", "chance")
 
@@ -76,9 +81,8 @@ def compare(
 ) -> Contrasts:
     """Hold every family against the baselines (against every other one with `every_pair`), and against guesses.
 
-    Three questions are planned: what holds on average over tasks (against the first baseline), corrected for itself;
-    what holds in each setting, corrected within its plan and for the means beside it; and what is better than guessing,
-    corrected for itself.
+    Three questions are planned, each corrected for itself: what holds on average over tasks (against the first
+    baseline, at 97.5%), what holds in each setting (within its plan), and what is better than guessing.
     """
     families = dict.fromkeys(name for setting in settings.values() for name in setting.scores)
     if baselines is None:
@@ -109,12 +113,11 @@ def compare(
         for family, scores in setting.scores.items()
     }
     order = list(settings)
+    found = [_corrected(mine) for mine in planned.values()]
     return Contrasts(
         baselines,
-        sorted(
-            (one for mine in planned.values() for one in _corrected(mine, len(mine) + len(means))), key=lambda one: order.index(one.setting)
-        ),
-        _corrected(means),
+        sorted((one for mine in found for one in mine), key=lambda one: order.index(one.setting)),
+        _corrected(means, STRICTER * len(means)),
         _corrected(guesses),
         alone,
         list(plans.values()),
@@ -164,3 +167,26 @@ def _means(settings: Mapping[Hashable, Setting], contrasts: Sequence[Contrast]) 
 def _one_task(estimates: Sequence[Estimate]) -> Estimate:
     value, error = (float(np.mean([getattr(one, name) for one in estimates])) for name in ("value", "error"))
     return Estimate(value, ((error**2, 1.0),), min(one.seeds for one in estimates), estimates[0].rows)
+
+
+def contrast_table(contrasts: Sequence[Contrast], labels: Mapping[Any, str], margin: float) -> list[dict[str, Any]]:
+    """Contrasts as plain documents; differences in points, `None` where a number cannot be had."""
+    return [
+        {
+            "setting": labels.get(one.setting, ""),
+            "first": one.first,
+            "second": one.second,
+            **{name: _points(getattr(one.estimate, name))
+               for name in ("value", "low", "high", "detectable")},
+            "word": one.estimate.word(margin),
+            "planned": one.estimate.planned,
+            "seeds": one.estimate.seeds,
+            "rows": one.estimate.rows,
+            "tasks": list(one.tasks),
+        }
+        for one in contrasts
+    ]  # fmt: skip
+
+
+def _points(value: float) -> float | None:
+    return None if math.isnan(value) else 100 * value

@@ -40,7 +40,7 @@ def gather(
     `UnknownNameError` for a baseline that no head has, `ConfigError` for a margin below zero.
     """
     if not 0 <= margin < float("inf"):
-        raise ConfigError(f"margin: expected a number of points of at least 0, found {margin:g}")
+        raise ConfigError(f"`margin`: expected a number of points of at least 0, found {margin:g}")
     with Results(results) as store:
         lines = summarise(store, where)
         families = ordered({line.head for line in lines})
@@ -107,7 +107,7 @@ def _merit(line: Line) -> tuple[bool, float]:
 
 
 def _pooled(settings: Sequence[Compared]) -> set[tuple[Any, ...]]:
-    """Settings that enter means over tasks: of the clean protocol, where there is one, and of the most training rows."""
+    """Settings that enter means over tasks: of the clean protocol, if there is one, with the most training rows."""
     clean = any(not one.optimistic for one in settings)
     most: dict[tuple[Any, ...], int] = {}
     for one in settings:

@@ -106,7 +106,7 @@ def difference(first: Scores, second: Scores) -> Estimate:
 def _shared(first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
     """Positions of the seeds that both have, in the same order; a predictor without seeds has every one."""
     if not first or not second:
-        count = max(len(first), len(second))
+        count = max(len(first), len(second), 1)
         return (list(range(len(first))) or [0] * count), (list(range(len(second))) or [0] * count)
     mine, theirs = ({seed: at for at, seed in enumerate(seeds)} for seeds in (first, second))
     both = [seed for seed in mine if seed in theirs]

@@ -1,6 +1,5 @@
 """The report as one HTML file that needs nothing else: no network, no other file."""
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from markupsafe import Markup
 from pipeline.errors import ResultsError
 from pipeline.report import charts, row_charts
 from pipeline.report.activations import LearnedFunctions, learned_functions
-from pipeline.report.contrasts import Contrast
+from pipeline.report.contrasts import contrast_table
 from pipeline.report.gather import MARGIN, gather
 from pipeline.report.model import Compared, Findings, is_kan
 from pipeline.report.provenance import DEFAULT_CACHE, provenance
@@ -22,7 +21,7 @@ from pipeline.report.svg import Frame, family_style
 from pipeline.report.verdict import Verdict, conclude, signed
 from pipeline.sweep.results import Results
 
-__all__ = ["Report", "contrast_table", "figures", "render", "write_report"]
+__all__ = ["Report", "figures", "render", "write_report"]
 
 #: Lines and comparisons that the page's tables hold; the rest is in `fit_heads.py table --csv` and `report --json`.
 LINES, COMPARISONS = 1000, 1000
@@ -90,7 +89,7 @@ def write_report(
     except OSError as error:
         work.unlink(missing_ok=True)
         reason = error.strerror or error
-        raise ResultsError(f"{out}: expected to write a report ({reason}); name another file with --out") from error
+        raise ResultsError(f"{out}: expected to write a report ({reason}); name another file with `out`") from error
     contrasts = findings.contrasts
     labels = {one.key: one.label for one in findings.settings}
     return Report(
@@ -109,30 +108,7 @@ def _check_replaceable(out: Path) -> None:
     except OSError:  # not there, or a folder, or closed to us: writing will tell
         return
     if start and start.lower() != OPENING:
-        raise ResultsError(f"{out}: expected a page that may be replaced, found another file; name another with --out")
-
-
-def contrast_table(contrasts: Sequence[Contrast], labels: Mapping[Any, str], margin: float) -> list[dict[str, Any]]:
-    """Contrasts as plain documents; differences in points, `None` where a number cannot be had."""
-    return [
-        {
-            "setting": labels.get(one.setting, ""),
-            "first": one.first,
-            "second": one.second,
-            **{name: _points(getattr(one.estimate, name))
-               for name in ("value", "low", "high", "detectable")},
-            "word": one.estimate.word(margin),
-            "planned": one.estimate.planned,
-            "seeds": one.estimate.seeds,
-            "rows": one.estimate.rows,
-            "tasks": list(one.tasks),
-        }
-        for one in contrasts
-    ]  # fmt: skip
-
-
-def _points(value: float) -> float | None:
-    return None if math.isnan(value) else 100 * value
+        raise ResultsError(f"{out}: expected a page that may be replaced, found another file; name another with `out`")
 
 
 def render(findings: Findings, verdict: Verdict, cache: Path = DEFAULT_CACHE) -> str:
@@ -157,7 +133,9 @@ def render(findings: Findings, verdict: Verdict, cache: Path = DEFAULT_CACHE) ->
                for line in lines],
         variants=any(line.variant for line in findings.lines),
         covered=any(one.coverage for one in findings.settings),
-        contrasts=[(labels.get(one.setting, f"mean of {len(one.tasks)} tasks"), one) for one in contrasts[:COMPARISONS]],
+        contrasts=[
+            (labels.get(one.setting, f"mean of {len(one.tasks)} tasks"), one) for one in contrasts[:COMPARISONS]
+        ],
         guesses=[(labels[one.setting], one) for one in findings.contrasts.guesses[:COMPARISONS]],
         more=max(len(contrasts) - COMPARISONS, 0),
         disagreement=row_charts.disagreement,

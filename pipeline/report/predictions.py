@@ -10,9 +10,8 @@ import numpy as np
 
 from pipeline.errors import ConfigError, SourceError, UnknownNameError
 from pipeline.metrics import METRICS
-from pipeline.report.contrasts import Contrasts, Setting, compare
+from pipeline.report.contrasts import Contrasts, Setting, compare, contrast_table
 from pipeline.report.inference import Scores
-from pipeline.report.page import contrast_table
 from pipeline.report.rows import guesses
 from pipeline.report.verdict import interval
 from pipeline.sources.tables import open_table
@@ -53,7 +52,7 @@ def compare_files(
     if len(files) < 2:
         raise ConfigError(f"compare: expected at least two files of predictions, found {len(files)}")
     if not 0 <= margin < math.inf:
-        raise ConfigError(f"margin: expected a number of points of at least 0, found {margin:g}")
+        raise ConfigError(f"`margin`: expected a number of points of at least 0, found {margin:g}")
     if metric is not None and metric not in METRICS:
         raise UnknownNameError("metric", metric, tuple(METRICS))
     paths = [Path(path) for path in files]
@@ -153,7 +152,11 @@ def _setting(task: str, systems: Sequence[_System], metric: str | None) -> tuple
         raise SourceError(f"{mine[0].path}: expected a label for every row, found none for {ids[words.index('')]!r}")
     numbers = _numbers(words)
     known = TASKS.get(task)
-    if metric is None and known is not None and (known.labels is None) == (numbers is not None):
+    if (
+        metric is None
+        and known is not None
+        and (numbers is not None if known.labels is None else not _fractional(numbers))
+    ):
         metric = known.main_metric
     regression = not METRICS[metric].classification if metric else _fractional(numbers)
     metric = metric or ("r2" if regression else "accuracy")

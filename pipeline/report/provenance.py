@@ -73,7 +73,7 @@ def _runs(findings: Findings) -> tuple[dict[str, Any], ...]:
 
 
 def _commands(findings: Findings, cache: Path) -> list[str]:
-    """`fit_heads.py sweep` for exactly the heads that trained: families with the same tasks, options and seeds share one."""
+    """`fit_heads.py sweep` for exactly the heads that trained; families with the same tasks and options share one."""
     groups: dict[tuple[Any, ...], dict[str, set[str]]] = {}
     for line in findings.lines:
         if line.n:
