@@ -71,8 +71,10 @@ def test_scores_seeds_tasks_and_other_formats(tmp_path):
 def test_numbers_are_a_regression(tmp_path):
     rng = np.random.default_rng(2)
     truth = rng.normal(size=200)
-    paths = [write(tmp_path / f"{name}.csv", {"id": range(200), "label": truth, "prediction": truth + spread * rng.normal(size=200)})
-             for name, spread in (("near", 0.2), ("far", 1.0))]  # fmt: skip
+    paths = []
+    for name, spread in (("near", 0.2), ("far", 1.0)):
+        guess = truth + spread * rng.normal(size=200)
+        paths.append(write(tmp_path / f"{name}.csv", {"id": range(200), "label": truth, "prediction": guess}))
     for metric in ("r2", "rmse", "pearson_spearmanr"):
         document = json.loads(call(*paths, "--metric", metric, "--json").stdout)
         (one,) = document["differences"]

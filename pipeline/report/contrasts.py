@@ -14,8 +14,8 @@ __all__ = ["BASELINES", "Contrast", "Contrasts", "Setting", "compare", "contrast
 
 #: Families that every other one is held against where nothing else is planned, as far as there are heads of them.
 BASELINES = ("mlp", "linear")
-#: Means over tasks are corrected for so many times their number: with few seeds and tasks their errors are least certain,
-#: and all of a report's claims together are to be wrong in at most one of twenty.
+#: Means over tasks are corrected for so many times their number: with few seeds and tasks their errors are least
+#: certain, and a report is to find nothing in 19 of 20 cases where nothing is.
 STRICTER = 2
 #: Predictors that know nothing of the rows.
 FLOORS = ("majority", "chance")

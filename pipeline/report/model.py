@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 from pipeline.report.contrasts import Contrast, Contrasts
 from pipeline.report.inference import Estimate, Scores
 from pipeline.report.ranks import Ranking

@@ -9,24 +9,31 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-from pipeline.heads.families import HEADS
+from pipeline.heads.families import FAMILIES
 
 __all__ = ["Frame", "Scale", "family_style", "label_of", "marker", "slot", "text", "thin", "ticks"]
 
 #: Marks of families in the registry's order: colour is never the only difference.
 _MARKS = ("circle", "square", "triangle", "diamond", "down", "plus", "cross")
+#: Colours of families in the registry's order that name none themselves.
+_COLOURS = (
+    "#6b7280", "#111827", "#0072b2", "#d55e00", "#00875f", "#b04a86", "#b07d00", "#2f8fc9", "#6d6a00", "#7a1f4b",
+)  # fmt: skip
 #: Colour of a family that is not in the registry, and how much white lightens colours on a dark screen.
 _OTHER, _LIGHTER = "#4b5563", 45
 
 
 def slot(family: str) -> int:
     """The number of a family's colour and mark, the same in every report; names themselves may be anything."""
-    return list(HEADS).index(family) if family in HEADS else len(HEADS)
+    return list(FAMILIES).index(family) if family in FAMILIES else len(FAMILIES)
 
 
 def family_style() -> str:
     """Style rules of the families' colours (`Family.color`), for light and for dark screens."""
-    colours = [getattr(family, "color", _OTHER) for family in HEADS.values()] + [_OTHER]
+    colours = [
+        getattr(family, "color", "") or _COLOURS[number % len(_COLOURS)]
+        for number, family in enumerate(FAMILIES.values())
+    ] + [_OTHER]
     light = "".join(f".f{number}{{--k:{colour}}}" for number, colour in enumerate(colours))
     dark = "".join(
         f".f{number}{{--k:color-mix(in oklab,{colour},#fff {_LIGHTER}%)}}" for number, colour in enumerate(colours)
