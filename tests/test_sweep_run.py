@@ -321,3 +321,17 @@ def test_no_pickle_is_written_anywhere(tmp_path):
     sweep(tmp_path, head="mlp")
     suffixes = {path.suffix for path in (tmp_path / "runs").rglob("*") if path.is_file()}
     assert suffixes == {".sqlite", ".safetensors", ".json"}
+
+
+@pytest.mark.usefixtures("cache")
+def test_rows_and_folds_are_axes_of_a_sweep(tmp_path):
+    done = sweep(tmp_path, rows=[40, "all", 9999], folds=[1, 3], seeds="0:2")
+    assert (done.heads, done.trained) == (8, 8)  # 9999 rows are all of them
+    with Results(tmp_path / "runs/results.sqlite") as results:
+        heads = results.heads()
+    assert sorted((head["train_rows"], head["folds"]) for head in heads) == sorted(
+        [(rows, folds) for rows in (40, 200) for folds in (1, 3)] * 2
+    )
+    assert {head["still_improving"] for head in heads} <= {0, 1}
+    again = sweep(tmp_path, rows=200, seeds="0:2")
+    assert (again.trained, again.skipped) == (0, 2)

@@ -50,6 +50,17 @@ class Values(click.ParamType):
         return text
 
 
+class Rows(Values):
+    """Numbers of rows; `all` is every one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number or the list of numbers, with `all` as it is."""
+        if not self.several:
+            return "all" if value == "all" else super().convert(value, param, ctx)
+        one = Rows(self.kind, several=False)
+        return [one.convert(part.strip(), param, ctx) for part in str(value).split(",")]
+
+
 class Numbers(Values):
     """A list of numbers that is one value, such as `64,32` or `-1,1`."""
 
@@ -130,6 +141,14 @@ def head_options(*, several: bool) -> Callable[[Any], Any]:
             "--token-pool", type=Values(str, several=several),
             help="Of --features last_hidden, how a row's tokens become one vector: mean, max, "
             "attention or kan_attention (these train).  [mean]",
+        ),
+        click.option(
+            "--rows", type=Rows(int, several=several), metavar="N,.." if several else "N",
+            help="Labelled training rows: a stratified draw by the seed, which contains smaller ones.  [all]",
+        ),
+        click.option(
+            "--folds", type=integer,
+            help="Folds that choose the epoch together, before a fit on all rows; 1 holds out a tenth.  [1]",
         ),
         click.option("--scale", type=Values(str, several=several), help="none, standard or tanh.  [clean: standard]"),
         click.option("--init", type=Values(str, several=several), help="project or package.  [clean: project]"),

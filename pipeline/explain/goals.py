@@ -36,7 +36,7 @@ class Setting:
 
 def setting(head: SavedHead, data: FitData, kept: tuple[int, ...]) -> Setting:
     """Classes: to decide as the head does, with its probabilities. Values: to predict the labels as well as it does."""
-    one = replicate(data, head.config.seed, head.config.protocol)
+    one = replicate(data, head.config.seed, head.config.protocol, head.config.rows)
     features = torch.from_numpy(np.asarray(data.features["train"], np.float64))
     chosen = np.sort(one.order(0)[:MOST_ROWS])
     x, columns = features[chosen], list(kept)

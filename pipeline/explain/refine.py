@@ -119,7 +119,7 @@ class _Kan:
     def __init__(self, head: SavedHead, data: FitData, steps: int | None) -> None:
         self.head, self.data, self.steps = head, data, steps or head.config.epochs
         self.tensors = {name: tensor.double() for name, tensor in head.tensors.items()}
-        one = replicate(data, head.config.seed, head.config.protocol)
+        one = replicate(data, head.config.seed, head.config.protocol, head.config.rows)
         rows, held = one.train, one.train if one.selection is None else one.selection
         self.held = torch.from_numpy(data.features["train"][held].astype(np.float64))
         self.held_targets = standardised(data, data.labels["train"][held])

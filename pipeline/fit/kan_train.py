@@ -125,7 +125,7 @@ def train_kan(
         if begun
         else start(network.widths, config.grid, config.order, config.grid_range, config.seed)
     )
-    one = replicate(data, config.seed, config.protocol)
+    one = replicate(data, config.seed, config.protocol, config.rows)
     features = torch.from_numpy(np.ascontiguousarray(data.features["train"], np.float64))
     if one.selection is None:
         held = data.features[data.reported[0]], data.labels[data.reported[0]]

@@ -73,6 +73,8 @@ class HeadConfig:
     grid_epochs: tuple[int, ...] | None = None
     token_pool: str | None = None
     update_grid: int | None = None
+    rows: int | None = None
+    folds: int | None = None
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -103,7 +105,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 #: Options that came later, and their defaults where a family has none of its own (`Family.defaults`).
 LATER: dict[str, Any] = {
     "base": None, "layer_norm": None, "dropout": 0.0, "spline_l1": 0.0, "spline_entropy": 0.0,
-    "earlier_grids": None, "grid_epochs": None, "update_grid": 0,
+    "earlier_grids": None, "grid_epochs": None, "update_grid": 0, "rows": None, "folds": 1,
 }  # fmt: skip
 #: Options that every engine must know of before it trains a head with them.
 EXTRAS = ("dropout", "spline_l1", "spline_entropy", "grid_epochs", "update_grid")

@@ -138,7 +138,8 @@ FAMILIES: dict[str, Family] = {
             "hidden": (5,), "epochs": 50, "batch_size": 4096, "optimiser": "lbfgs", "lamb": 0.0, "lamb_entropy": 2.0,
             "base": "silu",
         },
-        fixed={"weight_decay": 0.0, "clip": math.inf, "init": "package"}, rates={"lbfgs": 1.0, "adam": 1e-2},
+        fixed={"weight_decay": 0.0, "clip": math.inf, "init": "package", "folds": 1},
+        rates={"lbfgs": 1.0, "adam": 1e-2},
     ),
 }  # fmt: skip
 

@@ -29,10 +29,10 @@ _KINDS: dict[str, type] = {
     "base": str, "layer_norm": bool, "optimiser": str, "lamb": float, "lamb_entropy": float,
     "dropout": float, "spline_l1": float, "spline_entropy": float,
     "earlier_grids": int, "grid_epochs": int, "update_grid": int,
-    "token_pool": str,
+    "token_pool": str, "rows": int, "folds": int,
 }  # fmt: skip
 #: Options that count for every family.
-_ALWAYS = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "init")
+_ALWAYS = ("epochs", "batch_size", "scale", "lr", "weight_decay", "clip", "init", "rows", "folds")
 _SEQUENCES = ("hidden", "grid_range", "earlier_grids", "grid_epochs")
 #: Whole numbers from here on would not survive a database or a float.
 _LARGEST = 1 << 63
@@ -146,6 +146,8 @@ def _ranges(head: str) -> dict[str, tuple[Callable[[Any], bool], str]]:
     return {
         "seed": (lambda value: 0 <= value < 1 << 63, "a whole number of at least 0 (below 2^63)"),
         "epochs": (lambda value: value >= 1, "at least 1"),
+        "rows": (lambda value: value >= 2, "at least 2 training rows"),
+        "folds": (lambda value: value >= 1, "at least 1"),
         "batch_size": (lambda value: value >= 1, "at least 1"),
         "lr": (lambda value: 0 < value < math.inf, "a number above 0"),
         "weight_decay": at_least_0,
@@ -184,6 +186,8 @@ def _check(options: Mapping[str, Any], head: str) -> None:
 
 def _check_together(config: HeadConfig) -> None:
     """Raise `ConfigError` for options that exclude one another."""
+    expected = "1 in the protocol published (the validation split selects)"
+    _need(config.protocol != "published" or config.folds in (None, 1), "folds", expected, config.folds)
     trained_pool, alone = config.token_pool in TRAINED_POOLS, FAMILIES[config.head].own_loop
     _need(not (alone and trained_pool), "token_pool", f"mean or max for {config.head}", config.token_pool)
     if config.update_grid:

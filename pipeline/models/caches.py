@@ -29,7 +29,8 @@ DEFAULT_ENCODER = "bert-base-cased"
 class CacheRef:
     """A cache that was opened and checked once: what a sweep needs to name its heads, and to size them.
 
-    `features` are the features that it holds for every split, `widths` how wide each is.
+    `features` are the features that it holds for every split, `widths` how wide each is, `train_rows` the
+    rows of the training split.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class CacheRef:
     default_feature: str
     features: tuple[str, ...]
     widths: Mapping[str, int]
+    train_rows: int
     attributes: Mapping[str, Any]
 
     @property
@@ -110,6 +112,7 @@ def find_cache(root: Path, task: str, encoder: str | None) -> CacheRef:
             fingerprint=attributes["fingerprint"],
             default_feature=attributes["default_feature"],
             features=features,
+            train_rows=cache["train"].rows if "train" in cache.splits else 0,
             widths={name: _width(cache[cache.splits[0]], name) for name in features},
             # What a saved head must know to take texts; without texts in the cache nothing tells.
             attributes=attributes | {"pair": known.pair if pair or known.rows or "text" in names else None},

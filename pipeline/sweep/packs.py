@@ -48,12 +48,19 @@ def head_bytes(head: PlannedHead) -> tuple[int, int]:
     # A unit's value and its gradient; at most also what a layer reads, and scratch.
     units = sum(layer.outputs for layer in network.layers)
     read = sum(layer.features for layer in network.layers)
-    return LEAST_BYTES * count + 8 * rows * units, BYTES * count + 12 * rows * (units + read)
+    members = head.config.folds or 1
+    return (
+        members * (LEAST_BYTES * count + 8 * rows * units),
+        members * (BYTES * count + 12 * rows * (units + read)),
+    )
 
 
 def head_work(head: PlannedHead) -> float:
     """The cost of a head relative to others: steps move its parameters, rows multiply them."""
-    return head.config.epochs * (_parameters(head) + 5000) * (1 / head.config.batch_size + 1 / 50)
+    config = head.config
+    times = 1 if config.folds is None else config.folds + 1  # trained for each fold, and again on all rows
+    rows = times * (config.rows or head.cache.train_rows)
+    return rows * config.epochs * (_parameters(head) + 5000) * (1 / config.batch_size + 1 / 50)
 
 
 class PackSizer:

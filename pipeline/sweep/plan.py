@@ -68,6 +68,8 @@ def shapes(
         resolve(head, seed=0, features=feature, protocol=protocol, options=options)
         for head, protocol, options in wanted
     ]
+    # All rows that there are is the default, whatever number asks for them.
+    found = [replace(one, rows=None) if one.rows and one.rows >= ref.train_rows else one for one in found]
     if product.match == "none":
         return [(shape, None) for shape in found]
     asked = [options.get("hidden") for _, _, options in wanted]

@@ -134,6 +134,8 @@ def _items(value: Any) -> tuple[Any, ...]:
 
 def _plainly_listed(name: str, value: Any) -> tuple[Any, ...]:
     items = _items(value)
+    if name == "rows":
+        return tuple(None if item == "all" else item for item in items)
     if name not in _SEQUENCES:
         return items
     items = tuple(_sequence(name, item) if isinstance(item, str) and not is_range(item) else item for item in items)
