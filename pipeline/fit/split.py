@@ -164,4 +164,7 @@ def _held_out(strata: list[tuple[np.ndarray, np.ndarray, int]], generator: np.ra
         order = order[np.argsort(2 * sizes[order] > sizes.sum(), kind="stable")]
         count = int(np.abs(np.cumsum(sizes[order]) - target).argmin()) + 1 if target else 0
         held.append(members[order[: min(count, len(members) - 1)]])
+    if not sum(map(len, held)) and len(strata) > 1:  # a group in each stratum: the one nearest to a tenth of all rows
+        members, sizes = (np.concatenate(parts) for parts in list(zip(*strata, strict=True))[:2])
+        held.append(members[[np.abs(sizes - sizes.sum() / 10).argmin()]])
     return np.concatenate(held)
