@@ -77,7 +77,7 @@ def test_the_same_answers_as_the_recorded_evaluation(place, key):
 
 
 def test_a_regression_head_gives_values(tiny, tmp_path):
-    lines = [json.dumps({"t": "word " * (i % 7), "y": i % 7 + 0.5, "s": "train" if i % 3 else "validation"})
+    lines = [json.dumps({"t": "word " * (i % 7) + str(i), "y": i % 7 + 0.5, "s": "train" if i % 3 else "validation"})
              for i in range(120)]  # fmt: skip
     (tmp_path / "own.jsonl").write_text("\n".join(lines))
     folder = str(tiny("bert"))
@@ -86,7 +86,7 @@ def test_a_regression_head_gives_values(tiny, tmp_path):
         cache=tmp_path,
     )  # fmt: skip
     done = pipeline.fit("own", head="mlp", encoder=folder, cache=tmp_path, results=tmp_path / "r.sqlite", **QUICK)
-    texts = ["word " * (i % 7) for i in range(0, 120, 3)]
+    texts = ["word " * (i % 7) + str(i) for i in range(0, 120, 3)]
     found = list(pipeline.predict(done.id, texts, encoder=folder, results=tmp_path / "r.sqlite"))
     np.testing.assert_allclose([a.value for a in found], recorded(tmp_path, done.id)[:, 0], rtol=1e-4, atol=1e-4)
     assert found[1].document() == {"value": found[1].value}
@@ -180,7 +180,7 @@ FAULTS = {
     "[1]": "expected a JSON object with named values",
     "null": "expected a JSON object",
     "{}": "expected the key 'text' (and 'text_pair' for pairs), found none",
-    '{"sentence": "a"}': "found 'sentence'; `text_key` and `pair_key` name other keys",
+    '{"sentence": "a"}': "found 'sentence'; --text and --text-pair name other keys",
     '{"text": 5, "text_pair": "b"}': "expected a text under 'text', found '5'",
     '{"text": "a", "text_pair": ["b"]}': "expected a text under 'text_pair'",
     '{"text": "a"}': "expected two texts, as mrpc has, found one",
