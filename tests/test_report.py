@@ -458,7 +458,7 @@ OUTSIDE = """return [...document.querySelectorAll('figure svg')].flatMap(svg => 
 
 
 @needs_chromium
-@pytest.mark.parametrize(("width", "height", "phone"), [(1280, 900, False), (390, 844, True)])
+@pytest.mark.parametrize(("width", "height", "phone"), [(1280, 900, False), (768, 1024, True), (390, 844, True)])
 def test_in_a_browser(page, window, width, height, phone):
     window.resize(width, height, phone=phone)
     window.log("performance")
