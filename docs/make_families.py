@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from docs.family_facts import FACTS, SPLINE_FLOPS
 from docs.generated import write_or_check
 from pipeline.heads.config import HeadConfig
 from pipeline.heads.cost import forward_flops, parameters, product_flops, training_flops
 from pipeline.heads.families import ACTIVATIONS, FAMILIES, PACKABLE, build_network
 from pipeline.heads.kanbefair import published_cost
-from pipeline.heads.network import Branch, Grid, LayerSpec
+from pipeline.heads.network import OWN_BASES, Branch, Grid, LayerSpec
 from pipeline.heads.resolve import resolve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["main", "page", "pictures"]
+__all__ = ["SPLINE_FLOPS", "main", "page", "pictures"]
 
 HERE = Path(__file__).parent
+#: Operations of all B-splines of one input, in the symbols that the page explains.
+SPLINE_FLOPS = "2 + (G + k) * (1 + (k // 2 + 1) * (k + 3))"
 INPUTS, OUTPUTS = 768, 2
 #: Okabe and Ito's colours, which people of any colour vision tell apart; dashes repeat them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
@@ -149,7 +150,7 @@ def page() -> str:
 
 
 def _section(family: str) -> str:
-    facts = FACTS[family]
+    facts = FAMILIES[family]
     return f"""### {family}
 
 ```text
@@ -160,7 +161,7 @@ def _section(family: str) -> str:
 
 - Parameters of a layer: `{facts.parameters}`
 - FLOPs of a layer, one row forward: `{facts.flops}`
-- Source: {FAMILIES[family].source}{facts.link and f" ({facts.link})"}
+- Source: {facts.source}{facts.link and f" ({facts.link})"}
 
 ![{_caption(family)}](families/{family}.svg)
 """
@@ -220,7 +221,12 @@ def _values(basis: str, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     from pipeline.heads.bases import EXPANSIONS
 
     x = torch.linspace(-4, 4, 241, dtype=torch.float64)
-    return x.numpy(), EXPANSIONS[basis](x, grid).numpy()
+    own = OWN_BASES.get(basis)
+    if own is None:
+        return x.numpy(), EXPANSIONS[basis](x, grid).numpy()
+    layer = LayerSpec(1, 1, (Branch(basis),), grid)  # with its initial parameters
+    tensors = {name: tensor.double().unsqueeze(0) for name, tensor in own.initial(layer).items()}
+    return x.numpy(), own.expand(x.view(1, -1, 1), grid, tensors)[0, :, 0].numpy()
 
 
 def _draw_bases(axes: "Axes", family: str) -> None:

@@ -109,22 +109,6 @@ def test_a_familys_own_default_given_aloud_names_the_same_head():
     assert config("faster_kan", base="zero", layer_norm=True) == config("faster_kan")
 
 
-#: Names that heads had when the project began.
-NAMES = {
-    ("linear", "clean"): "f21983e544ea5144",
-    ("mlp", "clean"): "42e253f275783b79",
-    ("effi_kan", "clean"): "96fd0a8f71a3b8a1",
-    ("effi_kan", "published"): "2639080eb5af4b79",
-    ("fast_kan", "clean"): "eaac925e97cfaf40",
-    ("faster_kan", "published"): "3f128a0584327555",
-}
-
-
-@pytest.mark.parametrize(("head", "protocol"), NAMES)
-def test_old_heads_keep_their_names(head, protocol):
-    assert identity(config(head, protocol), "f" * 64) == NAMES[head, protocol]
-
-
 def test_defaults_given_aloud_name_the_same_head():
     plain = config("effi_kan")
     assert config("effi_kan", lr=0.002, grid=5, hidden=(64,), grid_range=(-3, 3), clip=1) == plain

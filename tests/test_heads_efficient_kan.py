@@ -9,8 +9,10 @@ import torch
 
 from pipeline.heads.bases import b_spline
 from pipeline.heads.families import build_network
+from pipeline.heads.families.effi_kan import FAMILY
 from pipeline.heads.forward import network_forward
-from pipeline.heads.initialization import Draw, as_efficient_kan, stack, start
+from pipeline.heads.initialization import stack, start
+from pipeline.heads.initializers import Draw
 from pipeline.heads.network import Branch, Grid, LayerSpec
 from pipeline.heads.resolve import resolve
 
@@ -121,7 +123,7 @@ def test_a_packs_heads_are_each_their_own_efficient_kan(kan_linear, scaler):
 def test_package_start_is_efficient_kans_fit_through_noise(kan_linear, order):
     grid = Grid(-1, 1, 5, order)
     layer = LayerSpec(40, 30, (Branch("b_spline"), Branch("silu")), grid, scaler=True)
-    found = as_efficient_kan(layer, Draw(torch.Generator().manual_seed(5)))
+    found = FAMILY.initialize(layer, Draw(torch.Generator().manual_seed(5)))
     width = grid.intervals + order
     spline = found["weight"][: 40 * width].view(40, width, 30).double()
     knots = torch.linspace(-1, 1, 6, dtype=torch.float64)

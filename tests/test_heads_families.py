@@ -11,7 +11,7 @@ from pipeline.heads.cost import forward_flops, parameters
 from pipeline.heads.families import PACKABLE, build_network
 from pipeline.heads.forward import network_forward
 from pipeline.heads.initialization import stack, start
-from pipeline.heads.network import BASES
+from pipeline.heads.network import basis_of
 from pipeline.heads.resolve import resolve
 
 
@@ -145,7 +145,9 @@ def test_flops_hold_the_products_that_a_profiler_counts(family, scaler):
         network_forward(network, torch.randn(1, 1, 13), stack([tensors]))
     rest = 0
     for layer in network.layers:
-        elementwise = sum(BASES[branch.basis].flops(layer.grid) for branch in layer.branches)
+        elementwise = sum(basis_of(branch.basis).flops(layer.grid) for branch in layer.branches)
+        if layer.per_edge:  # the function, its weight and the sum, on every edge
+            elementwise = layer.outputs * (elementwise + 2)
         rest += layer.inputs * (elementwise + (2 * sum(layer.widths) - 1 if layer.units else 0))
         rest += layer.outputs if layer.bias else 0
         rest += 8 * layer.inputs * layer.normed

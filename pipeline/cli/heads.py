@@ -16,16 +16,15 @@ from pipeline.cli.options import (
     search_options,
 )
 from pipeline.cli.table import show
+from pipeline.heads.families import FAMILIES
 from pipeline.poolings import POOLINGS
 
 __all__ = ["run", "sweep"]
 
-FAMILIES = "linear, mlp, effi_kan, fast_kan, faster_kan, fourier_kan, cheby_kan, bspline_mlp, ensemble_kan or kan."
-
 
 @click.command(cls=KanglueCommand)
 @click.argument("task")
-@click.option("--head", required=True, metavar="FAMILY", help=FAMILIES)
+@click.option("--head", required=True, metavar="FAMILY", help=", ".join(FAMILIES) + ".")
 @click.option("--encoder", metavar="E", help="The cache's encoder.  [bert-base-cased]")
 @click.option(
     "--features",

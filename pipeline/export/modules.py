@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipeline.heads.families import FAMILIES
 from pipeline.heads.network import Grid
 
-__all__ = ["MODULES", "Head", "KanLayer", "KnotSpline", "Layer", "Module", "load", "make"]
+__all__ = ["MODULES", "OWN_MODULES", "Head", "KanLayer", "KnotSpline", "Layer", "Module", "load", "make"]
 
 
 def make(description):
@@ -93,6 +94,14 @@ class Layer(nn.Module):
     def forward(self, x):
         z = x if self.norm is None else self.norm(x)
         parts = [basis(z if normed else x) for basis, normed in zip(self.bases, self.normed)]
+        if getattr(self.bases[0], "per_edge", False):  # a function on every edge, with a weight of its own
+            count = x.shape[-1]
+            y = (parts[0] * self.weight[:count]).sum(-2)
+            for part in parts[1:]:
+                columns = part.shape[-2] * part.shape[-1]
+                y = y + part.flatten(-2) @ self.weight[count : count + columns]
+                count = count + columns
+            return y if self.bias is None else y + self.bias
         if self.unit is not None:
             phi = (torch.cat(parts, -1) * self.unit).sum(-1)
         else:
@@ -274,6 +283,16 @@ KINDS = {
     kind.__name__: kind
     for kind in (Layer, KanLayer, Pointwise, BSpline, KnotSpline, Radial, Switch, Fourier, Chebyshev, Powers)
 }
+
+
+#: The modules of bases that one family alone has, by the basis's name.
+OWN_MODULES = {
+    name: basis.module()
+    for family in FAMILIES.values()
+    for name, basis in family.bases.items()
+    if basis.module is not None
+}
+KINDS |= {kind.__name__: kind for kind in OWN_MODULES.values()}
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 import inspect
 import itertools
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError
-from pipeline.export.modules import KINDS, MODULES, Head, load, make
-from pipeline.heads.network import LayerSpec, NetworkSpec
+from pipeline.export.modules import KINDS, MODULES, OWN_MODULES, Head, load, make
+from pipeline.heads.network import OWN_BASES, LayerSpec, NetworkSpec
 from pipeline.heads.pykan import PykanNetwork
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _HEADER = '''"""A head of kanglue in plain PyTorch; config.json says its sizes a
 """
 
 import json
+import math
 from math import comb, factorial
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def torch_source(head: "SavedHead") -> str:
     used = _kinds(network_document(head)["layers"])
     classes = [kind for name, kind in KINDS.items() if name in used]
     names = "".join(f'    "{kind.__name__}": {kind.__name__},\n' for kind in classes)
-    sources = [inspect.getsource(one).rstrip() for one in (make, Head, *classes)]
+    sources = [textwrap.dedent(inspect.getsource(one)).rstrip() for one in (make, Head, *classes)]
     read = inspect.getsource(load).rstrip().replace("def load(folder):", "def load(folder=FOLDER):")
     return "\n\n\n".join([_HEADER.rstrip(), *sources, f"KINDS = {{\n{names}}}", read]) + "\n"
 
@@ -80,7 +82,7 @@ def _described(kind: str, *arguments: Any, **options: Any) -> dict[str, Any]:
 
 
 def _layer(layer: LayerSpec) -> dict[str, Any]:
-    bases = [_basis(branch.basis).description(layer.grid) for branch in layer.branches]
+    bases = [_basis(branch.basis, layer) for branch in layer.branches]
     if layer.knots:
         bases[0] = _described("KnotSpline", layer.inputs, layer.grid.intervals, layer.grid.order)
     normed = [branch.normed for branch in layer.branches] if layer.normed else []
@@ -90,10 +92,13 @@ def _layer(layer: LayerSpec) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _basis(name: str) -> Any:
+def _basis(name: str, layer: LayerSpec) -> dict[str, Any]:
+    own = OWN_BASES.get(name)
+    if own is not None and own.module is not None and own.arguments is not None:
+        return _described(OWN_MODULES[name].__name__, *own.arguments(layer))
     if name not in MODULES:
         raise ConfigError(f"export: expected a basis that has a module, one of {', '.join(MODULES)}, found {name!r}")
-    return MODULES[name]
+    return MODULES[name].description(layer.grid)
 
 
 def module_of(head: "SavedHead") -> "nn.Module":
@@ -103,8 +108,12 @@ def module_of(head: "SavedHead") -> "nn.Module":
     return module.eval()
 
 
-def _name(name: str) -> str:
+def _name(network: NetworkSpec | PykanNetwork, name: str) -> str:
     prefix, _, last = name.rpartition(".")
+    if isinstance(network, NetworkSpec) and prefix.startswith("layers."):
+        layer = network.layers[int(prefix.removeprefix("layers."))]
+        if last in layer.basis_shapes:  # of a family's own basis, which comes first
+            return f"{prefix}.bases.0.{last}"
     return f"{prefix}.{_NAMES.get(last, last)}"
 
 
@@ -112,7 +121,7 @@ def state_of(head: "SavedHead") -> "dict[str, Tensor]":
     """The exported module's state: the head's tensors, and its scaling."""
     import torch
 
-    state = {_name(name): tensor.contiguous() for name, tensor in head.tensors.items()}
+    state = {_name(head.network, name): tensor.contiguous() for name, tensor in head.tensors.items()}
     if head.config.scale != "none":
         state |= {"shift": torch.from_numpy(head.scaling.shift), "factor": torch.from_numpy(head.scaling.factor)}
     return state
@@ -120,4 +129,5 @@ def state_of(head: "SavedHead") -> "dict[str, Tensor]":
 
 def from_state(network: NetworkSpec | PykanNetwork, state: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """The project's tensors out of an exported module's state, which may lack some or have others too."""
-    return {name: state[_name(name)] for name in (network.shapes() | network.buffers()) if _name(name) in state}
+    names = {name: _name(network, name) for name in (network.shapes() | network.buffers())}
+    return {name: state[exported] for name, exported in names.items() if exported in state}

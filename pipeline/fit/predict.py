@@ -82,7 +82,7 @@ def outputs(
     device = source.features.device
     rows = torch.arange(len(source), device=device) if rows is None else rows
     layers = network.layers
-    widest = max(layer.inputs * sum(layer.widths) for layer in layers[int(network.constant) :] or layers)
+    widest = max(layer.numbers for layer in layers[int(network.constant) :] or layers)
     numbers = CHUNK_NUMBERS[device.type]
     if network.pool is not None:
         some = max(1, numbers // (heads * (widest + network.inputs)))

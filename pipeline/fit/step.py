@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.fit.extras import Dropout, SplinePenalty
 from pipeline.fit.optimiser import PackedAdamW
-from pipeline.heads.forward import expand, layer_tensors, linear, scaled_weight
+from pipeline.heads.forward import expand, layer_forward, layer_tensors, linear, scaled_weight
 from pipeline.heads.network import LayerSpec, NetworkSpec
 
 __all__ = ["Gradient", "Operations", "TrainingStep", "loss", "row_losses"]
@@ -111,6 +111,14 @@ class TrainingStep:
             y = x
             for index in chain:
                 layer, tensors = self.network.layers[index], self._layers[index]
+                if layer.per_edge:
+                    with torch.enable_grad():
+                        inner = {name: tensors[name].detach().requires_grad_() for name in layer.shapes()}
+                        below = y.detach().requires_grad_(index > chain.start or pool is not None)
+                        out = layer_forward(layer, below, inner)
+                    seen.append(((*([below] if below.requires_grad else []), *inner.values()), out, out))
+                    y = out.detach()
+                    continue
                 if index == chain.start and self.network.constant:
                     leaves, expansion = (), y
                 else:
@@ -147,6 +155,8 @@ class TrainingStep:
         `leaves` are what the expansion was made of and needs gradients: the input, then the inner tensors.
         """
         layer, tensors = self.network.layers[index], self._layers[index]
+        if layer.per_edge:
+            return self._edge_backward(index, leaves, expansion, delta)
         if (name := f"layers.{index}.weight") in self._factored:
             self._gradients[name] = values, delta
         else:
@@ -168,6 +178,15 @@ class TrainingStep:
         below = found.pop(0) if len(leaves) > len(layer.inner) else None
         for name, gradient in zip(layer.inner, found, strict=True):
             out[name].copy_(gradient)
+        return below
+
+    def _edge_backward(self, index: int, leaves: Sequence[Tensor], output: Tensor, delta: Tensor) -> Tensor | None:
+        """`_layer_backward` by autograd, for a layer with a function on every edge."""
+        names = list(self.network.layers[index].shapes())
+        gradients = list(torch.autograd.grad(output, leaves, delta))
+        below = gradients.pop(0) if len(leaves) > len(names) else None
+        for name, gradient in zip(names, gradients, strict=True):
+            self._gradients[f"layers.{index}.{name}"].copy_(gradient)
         return below
 
     @torch.no_grad()

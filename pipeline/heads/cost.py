@@ -32,7 +32,7 @@ for its formula, computed once an input and not once an edge.
 
 import math
 
-from pipeline.heads.network import BASES, Grid, LayerSpec, NetworkSpec
+from pipeline.heads.network import BASES, Grid, LayerSpec, NetworkSpec, basis_of
 from pipeline.heads.pykan import PykanNetwork
 
 __all__ = ["forward_flops", "parameters", "product_flops", "training_flops"]
@@ -50,15 +50,18 @@ def parameters(network: NetworkSpec | PykanNetwork) -> int:
 
 
 def _products(layer: LayerSpec) -> int:
-    return 2 * layer.features * layer.outputs
+    return 2 * (layer.features - layer.inputs * layer.per_edge) * layer.outputs
 
 
 def _elementwise(layer: LayerSpec) -> int:
     """Operations for one row in front of the linear map: the bases, the norm and the learned functions' sums."""
-    bases = sum(BASES[branch.basis].flops(layer.grid) for branch in layer.branches)
+    bases = sum(basis_of(branch.basis).flops(layer.grid) for branch in layer.branches)
     if layer.knots:
         bases += _cox_de_boor(layer.grid) - BASES["b_spline"].flops(layer.grid)
     sums = 2 * sum(layer.widths) - 1 if layer.units else 0
+    if layer.per_edge:  # the function, its weight and the sum, once an edge and not once an input
+        own = basis_of(layer.branches[0].basis).flops(layer.grid)
+        bases += layer.outputs * (own + 2) - own
     return layer.inputs * (bases + NORM_FLOPS * layer.normed + sums)
 
 

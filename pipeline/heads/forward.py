@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.heads.bases import EXPANSIONS, knot_spline
-from pipeline.heads.network import LayerSpec, NetworkSpec
+from pipeline.heads.network import LayerSpec, NetworkSpec, basis_of
 
 __all__ = ["expand", "layer_forward", "layer_tensors", "linear", "network_forward", "norm", "scaled_weight"]
 
@@ -21,18 +21,26 @@ def expand(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor] = MappingP
     """The expansion [..., features] of x [..., inputs].
 
     `tensors` hold those that `layer.inner` names and the buffers, [heads, ...], and x is [heads, rows, inputs]; where
-    there are none, x may have any leading axes.
+    there are none, x may have any leading axes. A basis with a function on every edge is left out (`edge_forward`).
     """
     normed = norm(layer, x, tensors) if layer.normed else None
     parts = []
     for branch in layer.branches:
         z = normed if branch.normed else x
         knotted = layer.knots and branch.basis == "b_spline"
-        parts.append(
-            knot_spline(z, tensors["knots"], layer.grid.order) if knotted else EXPANSIONS[branch.basis](z, layer.grid)
-        )
+        basis = basis_of(branch.basis)
+        if basis.per_edge:
+            continue
+        if knotted:
+            parts.append(knot_spline(z, tensors["knots"], layer.grid.order))
+        elif basis.expand is not None:
+            parts.append(basis.expand(z, layer.grid, tensors))
+        else:
+            parts.append(EXPANSIONS[branch.basis](z, layer.grid))
     if layer.units:
         return (torch.cat(parts, -1) * tensors["unit"].unsqueeze(-3)).sum(-1)
+    if not parts:
+        return x[..., :0]
     return parts[0].flatten(-2) if len(parts) == 1 else torch.cat([part.flatten(-2) for part in parts], -1)
 
 
@@ -62,7 +70,18 @@ def linear(layer: LayerSpec, expansion: Tensor, tensors: Mapping[str, Tensor]) -
 
 def layer_forward(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """Outputs [heads, rows, out] of x [heads, rows, inputs]."""
-    return linear(layer, expand(layer, x, tensors), tensors)
+    return edge_forward(layer, x, tensors) if layer.per_edge else linear(layer, expand(layer, x, tensors), tensors)
+
+
+def edge_forward(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """`layer_forward` where the first branch has a function on every edge: y_o = sum_i w_io f_io(x_i) + the rest."""
+    first, weight = layer.branches[0], tensors["weight"]
+    z = norm(layer, x, tensors) if first.normed else x
+    edges = basis_of(first.basis).expand(z, layer.grid, tensors)
+    y = (edges * weight[:, : layer.inputs].unsqueeze(1)).sum(2)
+    if len(layer.branches) > 1:
+        y = y + torch.bmm(expand(layer, x, tensors), weight[:, layer.inputs :])
+    return y + tensors["bias"].unsqueeze(1) if layer.bias else y
 
 
 def network_forward(network: NetworkSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -14,10 +14,14 @@ Nothing here computes, so that a head can be named, counted and looked up withou
 `pipeline.heads.forward` does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BASES", "Basis", "Branch", "Grid", "LayerSpec", "NetworkSpec"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["BASES", "OWN_BASES", "Basis", "Branch", "Grid", "LayerSpec", "NetworkSpec", "basis_of"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,23 @@ class Grid:
 
 @dataclass(frozen=True)
 class Basis:
-    """How many values a basis makes of one input, and its elementwise operations for them (see `heads.cost`)."""
+    """How many values a basis makes of one input, and its elementwise operations for them (see `heads.cost`).
+
+    A family's own basis brings its function too: `expand` takes x [heads, rows, inputs], the grid and the layer's
+    tensors [heads, ...]. It returns [heads, rows, inputs, width], or, with `per_edge`, [heads, rows, inputs, outputs]:
+    one value for each edge, of width 1, which the weights [inputs, outputs] multiply one by one. Trained parameters of
+    the basis have the shapes that `shapes` gives for a layer and the values that `initial` gives; `module` returns the
+    class of the exported head's basis and `arguments` what it is made with.
+    """
 
     width: Callable[[Grid], int]
     flops: Callable[[Grid], int]
+    expand: "Callable[[Tensor, Grid, Mapping[str, Tensor]], Tensor] | None" = None
+    per_edge: bool = False
+    shapes: "Callable[[LayerSpec], dict[str, tuple[int, ...]]] | None" = None
+    initial: "Callable[[LayerSpec], dict[str, Tensor]] | None" = None
+    module: "Callable[[], type[nn.Module]] | None" = None
+    arguments: "Callable[[LayerSpec], tuple[Any, ...]] | None" = None
 
 
 def _one(flops: int) -> Basis:
@@ -72,6 +89,15 @@ BASES: dict[str, Basis] = {
     "fourier": Basis(lambda g: 2 * g.intervals, lambda g: 3 * g.intervals),
     "chebyshev": Basis(lambda g: g.order + 1, lambda g: 1 + 3 * (g.order - 1)),
 }
+
+
+#: Bases that one family alone has (`Family.bases`), by name; the registry of families fills it in.
+OWN_BASES: dict[str, Basis] = {}
+
+
+def basis_of(name: str) -> Basis:
+    """The basis of a name, whether families share it or one has it to itself."""
+    return BASES[name] if name in BASES else OWN_BASES[name]
 
 
 @dataclass(frozen=True)
@@ -107,7 +133,7 @@ class LayerSpec:
     @property
     def widths(self) -> tuple[int, ...]:
         """Values that each branch makes of one input."""
-        return tuple(BASES[branch.basis].width(self.grid) for branch in self.branches)
+        return tuple(basis_of(branch.basis).width(self.grid) for branch in self.branches)
 
     @property
     def features(self) -> int:
@@ -115,9 +141,25 @@ class LayerSpec:
         return self.inputs * (1 if self.units else sum(self.widths))
 
     @property
+    def per_edge(self) -> bool:
+        """Whether the first branch has a function of its own on every edge."""
+        return basis_of(self.branches[0].basis).per_edge
+
+    @property
+    def basis_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the bases' own trained tensors, by name."""
+        makers = [basis_of(branch.basis).shapes for branch in self.branches]
+        return {name: shape for make in makers if make is not None for name, shape in make(self).items()}
+
+    @property
     def inner(self) -> tuple[str, ...]:
         """Names of the trained tensors in front of the linear map; without any, the expansion is a constant of x."""
-        return ("norm_scale", "norm_shift") * self.normed + ("unit",) * bool(self.units)
+        return ("norm_scale", "norm_shift") * self.normed + ("unit",) * bool(self.units) + tuple(self.basis_shapes)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that the layer makes of one row on its way to the outputs: what an evaluation must hold at once."""
+        return self.inputs * (sum(self.widths) + (self.outputs if self.per_edge else 0))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every trained tensor of the layer, by name."""
@@ -130,7 +172,7 @@ class LayerSpec:
             found |= {"norm_scale": (self.inputs,), "norm_shift": (self.inputs,)}
         if self.units:
             found["unit"] = (self.units, sum(self.widths))
-        return found
+        return found | self.basis_shapes
 
     def buffers(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor that is kept with the layer but not trained, by name."""

@@ -19,7 +19,7 @@ __all__ = ["Compared", "Disagreement", "Findings", "is_kan", "ordered"]
 
 def is_kan(family: str) -> bool:
     """Whether a family is a Kolmogorov-Arnold network (`bspline_mlp` is an MLP with learned activations)."""
-    return family == "kan" or family.endswith("_kan")
+    return family in FAMILIES and FAMILIES[family].is_kan
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ def supports(network: NetworkSpec, config: HeadConfig) -> bool:
 
     Any depth, width and family will do.
     """
-    return network.pool is None and not config.dropout
+    per_edge = any(layer.per_edge for layer in network.layers)
+    return network.pool is None and not config.dropout and not per_edge
 
 
 def _linear(layer: LayerSpec, expansion: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
