@@ -173,7 +173,8 @@ def test_the_published_protocol_selects_on_the_validation_split():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_learns_a_plane(family):
     data = fit_data("sum", rows=400)
-    (outcome,) = train(data, config(family, epochs=10, batch_size=32, lr=2e-2))
+    # A step of 0.02 in the coefficient of x^5 moves an output by 5 at x = 3.
+    (outcome,) = train(data, config(family, epochs=10, batch_size=32, lr=2e-3 if family == "gr_kan" else 2e-2))
     majority = max(np.bincount(data.labels["validation"])) / 100
     assert outcome.metrics["validation"]["accuracy"] > majority + 0.15
     first, last = outcome.curve[0][0], outcome.curve[-1][0]

@@ -18,7 +18,6 @@ __all__ = [
     "GRID",
     "KAN",
     "SPLINE",
-    "Colour",
     "Family",
     "grid_of",
     "kan_layer",
@@ -42,7 +41,8 @@ SPLINE = (*KAN, *GRID, "order", "grid_range")
 class Family:
     """Everything that the project knows of a family of heads but its fast kernels.
 
-    `position` orders families in tables and reports, `color` is the family's there on light paper; `is_kan` says whether it counts as a KAN there.
+    `position` orders families in tables and reports, `color` is the family's colour,
+    `is_kan` says whether it counts as a KAN there.
 
     `options` are the shape options that count for the family, `defaults` its own where they differ from the
     protocol's; `layer` builds one layer from (family, configuration, inputs, outputs, whether it is the first);
