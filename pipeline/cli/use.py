@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.common import KanglueCommand, echo, emit
+from pipeline.cli.common import KanglueCommand, echo, emit, with_flags
 from pipeline.cli.options import Numbers, cache_option, device_option, results_option
 from pipeline.text import json_text
 
@@ -77,7 +77,8 @@ def predict(
             for place, result in answer_lines(predictor, rows, keep_going=keep_going, live=live):
                 if isinstance(result, KanglueError):
                     faulty += 1
-                    document, line = {"error": str(result)}, f"error\t{result}"
+                    fault = with_flags(click.get_current_context().command, str(result))
+                    document, line = {"error": fault}, f"error\t{fault}"
                 else:
                     document, line = result.document(), result.line()
                 text = json_text(place | document) if as_json or jsonl else line
