@@ -84,9 +84,10 @@ def test_a_default_run_needs_no_extra(installed, tmp_path, tiny):
     done = run(installed, tmp_path, "kanglue-heads", "table")
     assert done.returncode == 0, done.stderr
     assert "effi_kan" in done.stdout
-    done = run(installed, tmp_path, "kanglue-heads", "report", "--out", "report.html")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "pip install 'kanglue[report]'" in done.stderr
+    search = ("--encoder", encoder, "--cache", "cache/sample", "--search", "random", "--trials", "2")
+    done = run(installed, tmp_path, "kanglue-heads", *sweep[:5], "--lr", "1e-4:1e-2:log", *search)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "pip install 'kanglue[search]'" in done.stderr
 
 
 def test_without_its_package_minilm_is_one_line(installed, tmp_path):
