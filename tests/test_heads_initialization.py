@@ -24,7 +24,10 @@ def uniform(tensor, bound):
     assert tensor.abs().max() <= bound
     assert tensor.abs().max() > 0.98 * bound
     assert tensor.mean().abs() < 5 * bound / math.sqrt(3 * tensor.numel())
-    assert tensor.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    # Four standard errors of a uniform sample's standard deviation, where that is more than 5%.
+    assert tensor.std().item() == pytest.approx(
+        bound / math.sqrt(3), rel=max(0.05, 4 * math.sqrt(0.2 / tensor.numel()))
+    )
 
 
 @pytest.mark.parametrize("family", PACKABLE)

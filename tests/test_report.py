@@ -363,7 +363,8 @@ def test_from_a_sweep_to_learned_functions_of_every_family(tmp_path):
     assert "--hidden=4" in text
 
 
-def test_learned_functions_are_those_of_the_layer(tmp_path):
+@pytest.mark.parametrize(("family", "options"), [("effi_kan", {"spline_scaler": True}), ("wav_kan", {"base": "silu"})])
+def test_learned_functions_are_those_of_the_layer(tmp_path, family, options):
     """The sum of all edges' functions is what the first layer computes (no layer norm, no bias)."""
     import torch
 
@@ -374,7 +375,7 @@ def test_learned_functions_are_those_of_the_layer(tmp_path):
 
     write_features(tmp_path / "cache", rows={"train": 60, "validation": 40}, width=3)
     results = tmp_path / "runs/results.sqlite"
-    done = pipeline.sweep(task=["rte"], head=["effi_kan"], encoder="tiny", epochs=2, hidden=[[2]], spline_scaler=True,
+    done = pipeline.sweep(task=["rte"], head=[family], encoder="tiny", epochs=2, hidden=[[2]], **options,
                           cache=tmp_path / "cache", results=results, device="cpu")  # fmt: skip
     learned = activations.learned_functions(tmp_path / "runs/results.sqlite", done.ids[0], "rte")
     assert sorted(learned.names) == [f"{i} → {o}" for i in range(3) for o in range(2)]

@@ -87,7 +87,12 @@ class Family:
 def grid_of(family: Family, config: HeadConfig) -> Grid:
     """The grid of a configuration; what it leaves open is the package's range and `Grid`'s own defaults."""
     low, high = config.grid_range or family.package_range or (-1.0, 1.0)
-    given = {"intervals": config.grid, "order": config.order, "centres": config.centres, "sharpness": config.sharpness}
+    given: dict[str, Any] = {
+        "intervals": config.grid,
+        "order": config.order,
+        "centres": config.centres,
+        "sharpness": config.sharpness,
+    }
     return Grid(low, high, **{name: value for name, value in given.items() if value is not None})
 
 

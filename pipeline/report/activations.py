@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import KanglueError
-from pipeline.heads.network import LayerSpec
+from pipeline.errors import ConfigError, KanglueError
+from pipeline.heads.network import LayerSpec, basis_of
 from pipeline.heads.pykan import PykanNetwork
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.models.saved import SavedHead
 
 __all__ = ["LearnedFunctions", "learned_functions"]
@@ -55,7 +57,7 @@ def learned_functions(results: Path, head_id: str, where: str) -> LearnedFunctio
 
 
 def _learns(layer: LayerSpec) -> bool:
-    return bool(layer.units) or max(layer.widths) > 1
+    return bool(layer.units or layer.basis_shapes) or max(layer.widths) > 1
 
 
 def _of_pykan(head: "SavedHead", where: str) -> LearnedFunctions:
@@ -80,6 +82,37 @@ def _strongest(
     return LearnedFunctions(head.config.head, head.id, where, x, tuple(names[at] for at in order), shown, note)
 
 
+def _of_trained_basis(
+    head: "SavedHead", layer: LayerSpec, tensors: "dict[str, Tensor]", where: str
+) -> LearnedFunctions:
+    """Functions whose parameters train: of every edge with the branches beside it, or of every group of inputs."""
+    import torch
+
+    from pipeline.heads.bases import EXPANSIONS
+
+    x, main = torch.linspace(*RANGE, POINTS), layer.branches[0]
+    note = "of the layer norm's output" if main.normed else "of the scaled feature"
+    basis = basis_of(main.basis)
+    if basis.expand is None:
+        raise ConfigError(f"{main.basis}: expected a basis with a function of its own, found none")
+    with torch.inference_mode():
+        values = basis.expand(x.view(1, -1, 1).expand(-1, -1, layer.inputs), layer.grid, tensors)[0]
+        if not basis.per_edge:
+            curves = values[..., 0].T.numpy()
+            firsts = np.sort(np.unique(curves, axis=0, return_index=True)[1])
+            return _strongest(head, where, x.numpy(), curves[firsts], [f"inputs from {at}" for at in firsts], note)
+        weight = tensors["weight"][0]
+        total = (values * weight[: layer.inputs]).permute(1, 2, 0)
+        start = layer.inputs
+        for branch, width in zip(layer.branches[1:], layer.widths[1:], strict=True):
+            part = weight[start : start + layer.inputs * width].unflatten(0, (layer.inputs, width))
+            start += layer.inputs * width
+            if branch.normed == main.normed:
+                total = total + torch.einsum("pw,iwo->iop", EXPANSIONS[branch.basis](x, layer.grid), part)
+    names = [f"{before} → {after}" for before in range(total.shape[0]) for after in range(total.shape[1])]
+    return _strongest(head, where, x.numpy(), total.flatten(0, 1).numpy(), names, note)
+
+
 def _of(head: "SavedHead", index: int, where: str) -> LearnedFunctions:
     """Mean and constant part of each function left out: only its shape matters here, and which vary most."""
     import torch
@@ -89,6 +122,8 @@ def _of(head: "SavedHead", index: int, where: str) -> LearnedFunctions:
 
     layer = head.network.layers[index]
     tensors = {name: one.unsqueeze(0) for name, one in layer_tensors(head.tensors, index).items()}
+    if layer.basis_shapes:
+        return _of_trained_basis(head, layer, tensors, where)
     has_grid = {"b_spline", "radial", "switch"} & {branch.basis for branch in layer.branches}
     low, high = (layer.grid.low, layer.grid.high) if has_grid else RANGE
     if layer.knots:  # from the first inner knot of any input to the last

@@ -17,7 +17,7 @@ __all__ = ["FAMILY"]
 def _layer(family: Family, config: HeadConfig, inputs: int, outputs: int, first: bool) -> LayerSpec:
     if first:
         return linear(family, config, inputs, outputs, first)
-    basis = () if config.activation == "none" else (Branch(config.activation),)
+    basis = () if config.activation == "none" else (Branch(str(config.activation)),)
     branches = (Branch("b_spline", bool(config.layer_norm)), *basis)
     return LayerSpec(inputs, outputs, branches, grid_of(family, config), bias=True, units=inputs)
 

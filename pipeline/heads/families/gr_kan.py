@@ -78,6 +78,7 @@ def _module() -> "type[nn.Module]":
         """(a_0 + ... + a_5 x^5) / (1 + |b_1 x + ... + b_4 x^4|), coefficients by group of inputs: [...] to [..., 1]."""
 
         width = 1
+        group: torch.Tensor
 
         def __init__(self, inputs, groups):
             super().__init__()
@@ -86,7 +87,8 @@ def _module() -> "type[nn.Module]":
             self.register_buffer("group", torch.arange(inputs) * groups // inputs, persistent=False)
 
         def forward(self, x):
-            a, b = self.numerator[self.group].unbind(-1), self.denominator[self.group].unbind(-1)
+            a = self.numerator.index_select(0, self.group).unbind(-1)
+            b = self.denominator.index_select(0, self.group).unbind(-1)
             p = a[0] + x * (a[1] + x * (a[2] + x * (a[3] + x * (a[4] + x * a[5]))))
             q = x * (b[0] + x * (b[1] + x * (b[2] + x * b[3])))
             return (p / (1 + q.abs())).unsqueeze(-1)

@@ -17,7 +17,8 @@ __all__ = ["FAMILY"]
 def _layer(family: Family, config: HeadConfig, inputs: int, outputs: int, first: bool) -> LayerSpec:
     if first:
         return linear(family, config, inputs, outputs, first)
-    branch, shared = Branch(config.activation, bool(config.layer_norm)), config.activation.startswith("polynomial")
+    activation = str(config.activation)
+    branch, shared = Branch(activation, bool(config.layer_norm)), activation.startswith("polynomial")
     return LayerSpec(inputs, outputs, (branch,), bias=True, units=int(shared))
 
 
