@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.fit.kan_forward import edge_values, start
-from pipeline.heads.forward import expand, layer_forward, layer_tensors, scaled_weight
+from pipeline.heads.forward import edge_terms, expand, layer_forward, layer_tensors, scaled_weight
 from pipeline.heads.pykan import PykanNetwork
 
 if TYPE_CHECKING:
@@ -45,14 +45,17 @@ def head_edges(head: "SavedHead", x: Tensor) -> list[tuple[Tensor, Tensor]]:
     tensors, found, x = {name: tensor.unsqueeze(0) for name, tensor in head.tensors.items()}, [], x.float()
     for index, layer in enumerate(head.network.layers):
         own = layer_tensors(tensors, index)
-        expansion, weight = expand(layer, x.unsqueeze(0), own)[0], scaled_weight(layer, own)[0]
+        weight, widths = scaled_weight(layer, own)[0], (1,) if layer.units else layer.widths
         added = torch.zeros(layer.inputs, layer.outputs, len(x))
-        place = 0
-        for width in (1,) if layer.units else layer.widths:
-            part = slice(place, place + layer.inputs * width)
-            place = part.stop
-            values = expansion[:, part].unflatten(1, (layer.inputs, width))
-            added += torch.einsum("niw,iwo->ion", values, weight[part].unflatten(0, (layer.inputs, width)))
+        if layer.per_edge:
+            added += edge_terms(layer, x.unsqueeze(0), own)[0].permute(1, 2, 0)
+            weight, widths = weight[layer.inputs :], widths[1:]
+        expansion, begin = expand(layer, x.unsqueeze(0), own)[0] if widths else None, 0
+        for width in widths:
+            columns = slice(begin, begin + layer.inputs * width)
+            begin = columns.stop
+            values = expansion[:, columns].unflatten(1, (layer.inputs, width))
+            added += torch.einsum("niw,iwo->ion", values, weight[columns].unflatten(0, (layer.inputs, width)))
         found.append((x.T, added))
         x = layer_forward(layer, x.unsqueeze(0), own)[0]
     return found

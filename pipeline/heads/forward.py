@@ -12,7 +12,16 @@ from torch import Tensor
 from pipeline.heads.bases import EXPANSIONS, knot_spline
 from pipeline.heads.network import LayerSpec, NetworkSpec, basis_of
 
-__all__ = ["expand", "layer_forward", "layer_tensors", "linear", "network_forward", "norm", "scaled_weight"]
+__all__ = [
+    "edge_terms",
+    "expand",
+    "layer_forward",
+    "layer_tensors",
+    "linear",
+    "network_forward",
+    "norm",
+    "scaled_weight",
+]
 
 NORM_EPSILON = 1e-5
 
@@ -75,13 +84,18 @@ def layer_forward(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor]) ->
 
 def edge_forward(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     """`layer_forward` where the first branch has a function on every edge: y_o = sum_i w_io f_io(x_i) + the rest."""
-    first, weight = layer.branches[0], tensors["weight"]
+    y = edge_terms(layer, x, tensors).sum(2)
+    if len(layer.branches) > 1:
+        y = y + torch.bmm(expand(layer, x, tensors), tensors["weight"][:, layer.inputs :])
+    return y + tensors["bias"].unsqueeze(1) if layer.bias else y
+
+
+def edge_terms(layer: LayerSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """What the first branch's function adds on every edge, [heads, rows, inputs, out], of x [heads, rows, inputs]."""
+    first = layer.branches[0]
     z = norm(layer, x, tensors) if first.normed else x
     edges = basis_of(first.basis).expand(z, layer.grid, tensors)
-    y = (edges * weight[:, : layer.inputs].unsqueeze(1)).sum(2)
-    if len(layer.branches) > 1:
-        y = y + torch.bmm(expand(layer, x, tensors), weight[:, layer.inputs :])
-    return y + tensors["bias"].unsqueeze(1) if layer.bias else y
+    return edges * tensors["weight"][:, : layer.inputs].unsqueeze(1)
 
 
 def network_forward(network: NetworkSpec, x: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
