@@ -227,7 +227,7 @@ def test_shards_are_one_encoder(copy):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("./nowhere", r"expected one of bert-base-cased, minilm, a folder or a hub id, found no such folder"),
+        ("./nowhere", r"expected one of bert-base-cased, minilm, mpnet, a folder or a hub id, found no such folder"),
         ("bert-base-cased", r"the hub cannot be reached and no copy of an earlier run is there; use --encoder minilm"),
         ("no-such-model", r"'no-such-model': expected an alias, a folder or a model on the hub"),
         ("a/b/c", r"found no such folder"),
