@@ -54,7 +54,7 @@ def report(as_json: bool, out: str, cache: str, results: str, **options: Any) ->
 @click.option("--all-pairs", is_flag=True, help="Compare every two files, corrected over all of these pairs.")
 @cache_option
 @results_option
-def compare(as_json: bool, files: tuple[str, ...], **options: Any, cache: str, results: str) -> None:  # noqa: ARG001 - every command takes them
+def compare(as_json: bool, files: tuple[str, ...], cache: str, results: str, **options: Any) -> None:  # noqa: ARG001
     """Compare anyone's predictions row by row: intervals of differences, over new rows and, with seeds, new seeds.
 
     A file is one system: CSV, JSON lines or Parquet with columns id, label, and prediction or scores (one column a
