@@ -50,7 +50,8 @@ def head_edges(head: "SavedHead", x: Tensor) -> list[tuple[Tensor, Tensor]]:
         if layer.per_edge:
             added += edge_terms(layer, x.unsqueeze(0), own)[0].permute(1, 2, 0)
             weight, widths = weight[layer.inputs :], widths[1:]
-        expansion, begin = expand(layer, x.unsqueeze(0), own)[0] if widths else None, 0
+        expansion = expand(layer, x.unsqueeze(0), own)[0] if widths else x.new_zeros(len(x), 0)
+        begin = 0
         for width in widths:
             columns = slice(begin, begin + layer.inputs * width)
             begin = columns.stop
